@@ -1,4 +1,4 @@
-"""What is done at the end of a call; a transport says how, before the call reaches the engine."""
+"""Callbacks at the end of a call. A transport provides the way to register them, before the call reaches the engine."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextvars import ContextVar
 log = logging.getLogger(__name__)
 
 AtEnd = Callable[[Callable[[], None]], None]
-"""Has something done at the end of a call."""
+"""Registers a callback for the end of a call."""
 
 _at_end: ContextVar[AtEnd | None] = ContextVar("at_end", default=None)
 
 
 class CallEnd:
-    """Does what was added when the end has come: each once, whatever becomes of the others.
+    """Runs callbacks at the end of a call, each once, even if others raise.
 
-    Then it forgets them, and with them the call's model: a library may keep what it calls at the end until garbage is
-    collected.
+    It then drops its references to them, and so to the call's model, because the transport's library may keep this
+    object until garbage is collected.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,13 @@ class CallEnd:
         self._over = False
 
     def add(self, act: Callable[[], None]) -> None:
-        """Have something done, at once where the end has come already; this is an `AtEnd`."""
+        """Register a callback; runs it at once if the end has come already. This method is an `AtEnd`."""
         self._acts.append(act)
         if self._over:
             self.come()
 
     def come(self) -> None:
-        """The end has come."""
+        """Run the callbacks: the call has ended."""
         self._over = True
         acts, self._acts = self._acts, []
         for act in acts:
@@ -43,16 +43,16 @@ class CallEnd:
 
 
 def set_end(at_end: AtEnd) -> None:
-    """Say how the call that runs in this task has something done at its end, before it begins."""
+    """Set how callbacks are registered for the end of the call in this task; call it before the call begins."""
     _at_end.set(at_end)
 
 
 def end_of_call() -> AtEnd | None:
-    """How the call that runs in this task has something done at its end; None where nobody knows its end."""
+    """Registers callbacks for the end of the call in this task; None if no transport has called `set_end`."""
     return _at_end.get()
 
 
 def at_end_of_call(act: Callable[[], None]) -> None:
-    """Have something done at the end of the call that runs in this task; where nobody knows its end, it is not done."""
+    """Register a callback for the end of the call in this task; without a known end it is never run."""
     if (at_end := end_of_call()) is not None:
         at_end(act)

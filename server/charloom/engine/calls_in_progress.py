@@ -1,6 +1,6 @@
-"""The calls that use an engine's models: which may begin, and which are still to come to their end.
+"""Admits calls to an engine, and counts those in progress.
 
-An engine that stops lets no call begin, but those that have begun go on within its time, by as many jobs as they need.
+An engine that stops admits no call, but those that have begun continue for some time, with as many jobs as they need.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from charloom.engine.rates import Rates
 
 
 class CallsInProgress:
-    """Lets calls begin; all of it belongs to an event loop.
+    """Admits calls. Use it from one event loop.
 
     Args:
-        rates: how fast callers may go
+        rates: the token rates of callers
     """
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
         self._begun: set[AtEnd] = set()
-        """Calls whose end is known and has not come."""
+        """Calls in progress, of those whose end is known."""
         self._draining = False
         self._all_ended = asyncio.Event()
-        """Set while draining, once there are none, or nobody waits for them any longer."""
+        """Set while draining, when no calls are left or `end_now` was called."""
 
     async def begin(self) -> None:
-        """Let the call that runs in this task begin; where it has, it goes on.
+        """Admit the call that runs in this task; does nothing if it has begun already.
 
         Raises:
             QuotaExceeded: its caller owes too many tokens.
-            Draining: no more calls begin.
+            Draining: the engine is stopping.
         """
         at_end = end_of_call()
         if at_end in self._begun:
@@ -43,7 +43,7 @@ class CallsInProgress:
         try:
             await self._rates.admit()
         except QuotaExceeded:
-            if at_end not in self._begun:  # else another text of the call was let in meanwhile, and they are its tokens
+            if at_end not in self._begun:  # else another text of this call was admitted meanwhile, and owes the tokens
                 raise
         if at_end in self._begun:
             return
@@ -54,14 +54,14 @@ class CallsInProgress:
             at_end(partial(self._ended, at_end))
 
     async def drain(self, seconds: float) -> None:
-        """Let no more calls begin, and wait up to `seconds` for the end of those that have."""
+        """Admit no more calls, and wait up to `seconds` for those in progress."""
         self._draining = True
         if self._begun:
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # before Python 3.11 they are two
                 await asyncio.wait_for(self._all_ended.wait(), seconds)
 
     def end_now(self) -> None:
-        """Do not wait any longer."""
+        """Let `drain` return at once."""
         self._all_ended.set()
 
     def _ended(self, at_end: AtEnd) -> None:

@@ -1,4 +1,4 @@
-"""What time it is, and times as whole numbers."""
+"""The clock, and times as whole numbers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _WALL, _STEADY = datetime.now(timezone.utc), time.monotonic()
 
 
 def utc_now() -> datetime:
-    """The time, in UTC and aware of it.
+    """The time, as an aware datetime in UTC.
 
-    The system's clock is read once, when the process starts, and its monotonic clock from then on: when the system's
-    clock is set while the server runs, sessions expire no sooner and no later.
+    The system's clock is read once, when the process starts, and its monotonic clock from then on. So setting the
+    system's clock while the server runs does not make sessions expire sooner or later.
     """
     return _WALL + timedelta(seconds=time.monotonic() - _STEADY)
 
@@ -24,5 +24,5 @@ def to_microseconds(time: datetime) -> int:
 
 
 def from_microseconds(microseconds: int) -> datetime:
-    """The time that is so many microseconds after the start of 1970."""
+    """The time from microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=microseconds)

@@ -1,4 +1,4 @@
-"""The engine: its parts put together, and the calls that need several of them."""
+"""The engine: assembles its parts, and has the operations that need several of them."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from charloom.engine.telemetry import Totals
 
 
 class Engine:
-    """Serves some models; make it inside the event loop that will use it.
+    """Serves models. Make it inside the event loop that will use it.
 
     Args:
         models: bundles with their opened decoders; the first is the default
         limits: what to accept
-        store: where sessions are; in memory if not given
-        sealer: makes tokens of states; with a key of its own if not given
-        budget: the memory that calls may use; any if not given
-        ledger: where servers count tokens per second together; this one counts alone if not given
+        store: keeps sessions; None: in memory
+        sealer: seals states; None: one with a new key
+        budget: the memory that calls may use; None: without limit
+        ledger: shares the counts of tokens per second between servers; None: this server counts alone
 
     Raises:
         ValueError: there is no model, or two have the same name.
@@ -62,19 +62,19 @@ class Engine:
     ) -> None:
         self.limits = limits or Limits()
         self.draining = asyncio.Event()
-        """Set once it takes no more work."""
+        """Set when it takes no more work."""
         self._models = Models(models, self.limits)
         self._stuck: list[Model] = []
-        """Models that are gone, but for a call of the decoder that does not return."""
+        """Removed models with a decoder call that does not return."""
         store = MemoryStore(self.limits.max_sessions) if store is None else store
         self._sealed = sealed = SealedStates(sealer or Sealer(new_keys()), self._models, self.limits)
         self.totals = Totals()
-        """Of its calls, as far as a transport tells of them, and of its session store."""
+        """Counts the calls that transports report, and the operations of the session store."""
         observed = ObservedStore(store, self.totals)
         self.sessions = Sessions(observed, self._models, self.limits, sealed)
         self.tenants = Tenants(observed, self.sessions, sealed, self.limits)
         self.rates = Rates(ledger)
-        """How fast callers may go."""
+        """The token rates of callers."""
         self._calls = CallsInProgress(self.rates)
         compiler = Compiler()
         self._starting = Starting(self._models, self.sessions, sealed, self.limits, self._calls, compiler)
@@ -89,7 +89,7 @@ class Engine:
 
     @property
     def models(self) -> list[Model]:
-        """All models that serve, the default one first."""
+        """The serving models, the default one first."""
         return list(self._models)
 
     @property
@@ -98,17 +98,17 @@ class Engine:
         return self._models.order
 
     def put_first(self, names: Sequence[str]) -> None:
-        """Let models of these names come first; see `Models.put_first`."""
+        """Move these names to the front of the order; see `Models.put_first`."""
         self._models.put_first(names)
 
     @property
     def draining_models(self) -> list[Model]:
-        """Those that were replaced or unloaded, and are not gone yet."""
+        """The models that were replaced or unloaded, and not removed yet."""
         return list(self._models.draining)
 
     @property
     def largest_state(self) -> int:
-        """Bytes of the largest state of a model that is here."""
+        """Bytes of one state of the loaded model with the largest states."""
         return max(4 * math.prod(model.decoder.shape[:3]) for model in self._models.everything)
 
     def model(self, name: str, task: Task | None = None) -> Model:
@@ -125,7 +125,7 @@ class Engine:
 
     @property
     def usage(self) -> float:
-        """The part of the rows, or of the memory for calls, that is in use: what is more. From 0 to 1."""
+        """The used fraction, from 0 to 1, of the places of a model or of the memory for calls, whichever is largest."""
         parts = [model.loom.taken_places / model.loom.places for model in self.models]
         if self.budget.most:
             parts.append(self.budget.held / self.budget.most)
@@ -133,23 +133,23 @@ class Engine:
 
     @property
     def more_model_memory(self) -> int:
-        """How many more bytes its models may take than at first; see `Models.more_memory`."""
+        """Growth of its models' memory since the start, in bytes; see `Models.more_memory`."""
         return self._models.more_memory
 
     def require_room(self, bundle: Bundle, kind: DecoderKind) -> None:
-        """See that a further model has room in memory.
+        """Check that there is memory for a further model.
 
         Raises:
-            ModelTooLarge: it has not.
+            ModelTooLarge: there is not.
         """
         self.budget.require_room(bundle.manifest.name, memory_of(bundle, kind, self.limits))
 
     def serve(self, tried: TriedModel, grace: float) -> Model:
-        """Let new calls go to a model; see `Models.serve`."""
+        """Send new calls to a model; see `Models.serve`."""
         return self._models.serve(tried, grace)
 
     def serve_again(self, digest: str, grace: float) -> Model | None:
-        """Let new calls go to a model that is draining; see `Models.serve_again`."""
+        """Send new calls to a draining model again; see `Models.serve_again`."""
         return self._models.serve_again(digest, grace)
 
     def drains(self, digest: str) -> bool:
@@ -157,18 +157,18 @@ class Engine:
         return any(model.digest == digest for model in self._models.draining)
 
     def require_another(self, name: str) -> None:
-        """See that a model can be unloaded; see `Models.require_another`."""
+        """Check that a model can be unloaded; see `Models.require_another`."""
         self._models.require_another(name)
 
     def unload(self, name: str, grace: float) -> Model:
-        """Let a model drain that nothing replaces; see `Models.unload`."""
+        """Let a model drain without replacing it; see `Models.unload`."""
         return self._models.unload(name, grace)
 
     async def let_go_of_models(self) -> list[Model]:
-        """End the looms of the models whose grace is over and that no call uses, which gives their memory back.
+        """Remove the models whose grace has ended and that no call uses, and end their looms, to free their memory.
 
         Returns:
-            Those models.
+            The removed models.
         """
         over = list(self._models.let_go())
         for model in over:
@@ -179,11 +179,11 @@ class Engine:
 
     @property
     def working(self) -> bool:
-        """Whether all looms have their workers, and none is stuck."""
+        """Whether all workers of all looms are alive, and no decoder call is stuck."""
         return not self._stuck and all(model.loom.working for model in self._models.everything)
 
     def end_now(self) -> None:
-        """Do not wait any longer for what is running; for use while draining."""
+        """End running calls at once; for use while draining."""
         self._calls.end_now()
         for model in self._models.everything:
             model.loom.end_now()
@@ -193,7 +193,7 @@ class Engine:
         """Refuse new calls, let running ones end for up to `seconds`, then end them as DRAINING.
 
         Returns:
-            The models whose decoder is stuck in a call, which nothing can end; their calls are not ended.
+            The models with a stuck decoder call, which cannot be ended; nor are the calls that wait for it.
         """
         self.draining.set()
         end = time.monotonic() + seconds

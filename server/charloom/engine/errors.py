@@ -1,4 +1,4 @@
-"""What can go wrong in the engine, in terms of models, sessions and requests.
+"""The engine's errors, in terms of models, sessions and requests.
 
     EngineError
     +-- InvalidRequest          a field of the request is wrong
@@ -11,7 +11,7 @@
     +-- SessionExists
     +-- SessionOfAnotherModel
     +-- SessionBusy             another call is using it
-    +-- SessionTakenOver        another server goes on with it
+    +-- SessionTakenOver        another call has it now
     +-- StalePosition           it is not where the caller expected
     +-- PositionNotKept         it cannot go back so far
     +-- StoreUnavailable        the session store does not answer
@@ -44,45 +44,45 @@ import numpy as np
 
 
 class ErrorKind(Enum):
-    """What an error means for whoever made the request, in no transport's terms."""
+    """What an error means for the caller, independent of the transport."""
 
     INVALID = auto()
     """The request can never be accepted as it is."""
     NOT_FOUND = auto()
-    """What it names is not here."""
+    """What it names does not exist here."""
     EXISTS = auto()
-    """What it would make is here already."""
+    """What it would make exists already."""
     PRECONDITION = auto()
-    """What it names is here, but not such that this can be done with it."""
+    """What it names exists, but not in a state that allows this operation."""
     CONFLICT = auto()
     """Another request came in between; look again, then repeat."""
     OUT_OF_RANGE = auto()
     """It asks for a position that is not kept."""
     UNAUTHENTICATED = auto()
-    """Nobody is known to make it."""
+    """The caller has not proved who it is."""
     FORBIDDEN = auto()
-    """What it names belongs to somebody else, or who makes it may not do this."""
+    """What it names belongs to another caller, or the caller is not allowed to do this."""
     CORRUPT = auto()
     """Data that it carries or names is damaged."""
     EXHAUSTED = auto()
     """There is no room for it now."""
     UNAVAILABLE = auto()
-    """Nothing can be done here at the moment; the same request may succeed elsewhere, or later."""
+    """The request cannot be served here now; it may succeed elsewhere, or later."""
     TIMEOUT = auto()
-    """What it waits for has not come in time."""
+    """Something that it waits for has not come in time."""
     FAULT = auto()
     """The server failed, and the request was not the reason."""
 
 
 def shown(value: str) -> str:
-    """A name from a request as a message shows it: never so long that the message would not arrive."""
+    """A name from a request as messages show it: quoted, and cut so that the message is not too long to be sent."""
     return repr(value) if len(value) <= 80 else f"{value[:80]!r}... ({len(value)} characters)"
 
 
 def shown_number(value: float) -> str:
-    """A number from a request as a message shows it: with the digits that tell it from any other.
+    """A number from a request as messages show it: with the fewest digits that identify it.
 
-    Those of float32 are enough where it is one, as it is when it comes in a message.
+    If it is exactly a float32, as numbers in protobuf messages are, the digits of a float32 are enough.
     """
     with np.errstate(over="ignore"):
         narrow = np.float32(value)
@@ -95,7 +95,7 @@ class EngineError(Exception):
     kind: ClassVar[ErrorKind]
     reason: ClassVar[str]
     retry_after: float | None = None
-    """Seconds after which another try makes sense; None where it never does, or nobody can tell."""
+    """Seconds after which to try again; None: a retry is useless, or the time is not known."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -136,7 +136,7 @@ class ModelNotInspectable(EngineError):
 
 
 class SessionNotFound(EngineError):
-    """No session of this id was ever made here."""
+    """No session of this id is known here."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "SESSION_NOT_FOUND"
@@ -189,7 +189,7 @@ class SessionExists(EngineError):
 
 
 class SessionOfAnotherModel(EngineError):
-    """The session's state belongs to another model than the request names."""
+    """The session belongs to another model than the request names, or to one that is not loaded here."""
 
     kind = ErrorKind.PRECONDITION
     reason = "SESSION_OF_ANOTHER_MODEL"
@@ -201,7 +201,7 @@ class SessionOfAnotherModel(EngineError):
 
 
 class SessionBusy(EngineError):
-    """A session has one writer at a time."""
+    """Another call is using the session, which has one writer at a time."""
 
     kind = ErrorKind.CONFLICT
     reason = "SESSION_BUSY"
@@ -219,7 +219,7 @@ class SessionBusy(EngineError):
 
 
 class StalePosition(EngineError):
-    """The session moved on since the caller looked."""
+    """The session is not at the position that the caller expected."""
 
     kind = ErrorKind.CONFLICT
     reason = "STALE_POSITION"
@@ -234,7 +234,7 @@ class StalePosition(EngineError):
 
 
 class SessionTakenOver(EngineError):
-    """The same call was resumed elsewhere, or the session was free again before this call had written it."""
+    """The call has lost its session: it was resumed elsewhere, or its lease ended and another call has the session."""
 
     kind = ErrorKind.CONFLICT
     reason = "SESSION_TAKEN_OVER"
@@ -246,7 +246,7 @@ class SessionTakenOver(EngineError):
 
 
 class PositionNotKept(EngineError):
-    """A position that a session cannot be put back to."""
+    """The session cannot be put back to this position."""
 
     kind = ErrorKind.OUT_OF_RANGE
     reason = "POSITION_NOT_KEPT"
@@ -276,7 +276,7 @@ class StoreUnavailable(EngineError):
 
 
 class StoreFull(EngineError):
-    """The session store has no room. The session is as it was before."""
+    """The session store has no room. The session has not changed."""
 
     kind = ErrorKind.EXHAUSTED
     reason = "STORE_FULL"
@@ -287,7 +287,7 @@ class StoreFull(EngineError):
 
 
 class SealedStateCorrupt(EngineError):
-    """A token that cannot be opened."""
+    """The token cannot be opened."""
 
     kind = ErrorKind.CORRUPT
     reason = "SEALED_STATE_CORRUPT"
@@ -300,7 +300,7 @@ class SealedStateCorrupt(EngineError):
 
 
 class SealedStateVersion(EngineError):
-    """A token of a version that this server does not know."""
+    """The token has a version that this server does not know."""
 
     kind = ErrorKind.INVALID
     reason = "SEALED_STATE_VERSION"
@@ -310,7 +310,7 @@ class SealedStateVersion(EngineError):
 
 
 class SealedStateExpired(EngineError):
-    """A token whose time is up."""
+    """The token has expired."""
 
     kind = ErrorKind.PRECONDITION
     reason = "SEALED_STATE_EXPIRED"
@@ -325,7 +325,7 @@ class SealedStateExpired(EngineError):
 
 
 class SealedStateOfAnotherTenant(EngineError):
-    """A token that was made for someone else."""
+    """The token was made for another tenant."""
 
     kind = ErrorKind.FORBIDDEN
     reason = "SEALED_STATE_OF_ANOTHER_TENANT"
@@ -335,7 +335,7 @@ class SealedStateOfAnotherTenant(EngineError):
 
 
 class SealedStateOfAnotherModel(EngineError):
-    """A token of a model that is not loaded here."""
+    """The token belongs to a model that is not loaded here."""
 
     kind = ErrorKind.PRECONDITION
     reason = "SEALED_STATE_OF_ANOTHER_MODEL"
@@ -358,7 +358,7 @@ class Overloaded(EngineError):
 
 
 class ReaderStalled(EngineError):
-    """The call's reader did not read, and too many others did not either."""
+    """The text of the call was not read for too long, and its place was needed for other calls."""
 
     kind = ErrorKind.EXHAUSTED
     reason = "READER_STALLED"
@@ -371,7 +371,7 @@ class ReaderStalled(EngineError):
 
 
 class ClientIdle(EngineError):
-    """The call waited for its client, and the client sent nothing for too long."""
+    """The client has sent nothing for too long in a call that waits for it."""
 
     kind = ErrorKind.TIMEOUT
     reason = "CLIENT_IDLE"

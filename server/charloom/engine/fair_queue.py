@@ -1,11 +1,12 @@
-"""Jobs that wait, and what each caller has already: so that the loom is shared between callers, not by arrival.
+"""The queue of waiting jobs, which divides the loom fairly between callers, and not by arrival.
 
-Three things are scarce, and each goes to whoever has least of it: room to wait, places among the live rows, and the
-decoder's time. Time is divided by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller that comes, or comes
-back, begins level with the one that was served least, so nobody saves up time by staying away.
+Three resources are scarce, and each goes to the caller that has least of it: room to wait, places among the live rows,
+and the decoder's time. Time is divided by start-time fair queueing (Goyal, Vin and Cheng, 1996): a caller that comes or
+comes back starts level with the caller that was served least, so staying away saves up no time.
 
-A job that comes finds the decoder busy until a tick ends, which no order of jobs can help. So the queue tells too when
-the jobs to be served next are a *crowd*: many of one caller, while another with few is here, or was a moment ago.
+A new job has to wait until a running tick ends, which no order of jobs can change. So the queue also detects when the
+jobs to be served next are a *crowd*: many jobs of one caller, while another caller with few is here, or was a moment
+ago. The loom gives crowds short ticks.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from typing import Generic, Protocol, TypeVar
 from charloom.engine.shares import Share
 
 CROWD = 8
-"""A caller's jobs are a crowd from so many times those of another caller on."""
+"""A caller's jobs are a crowd if they are more than this many times another caller's."""
 PRESENT_SECONDS = 0.25
-"""How long a caller whose last job has ended is still expected to come back with the next one."""
+"""Seconds for which a caller whose last job has ended is expected to come back with another."""
 
 
 class Shared(Hashable, Protocol):
-    """What belongs to a caller."""
+    """Something that belongs to a caller."""
 
     @property
     def share(self) -> Share:
-        """Whose it is."""
+        """The caller."""
 
 
 T = TypeVar("T", bound=Shared)
@@ -40,13 +41,13 @@ K = TypeVar("K", bound=Hashable)
 
 
 class QueueFull(Exception):
-    """There is no room to wait, and nobody waits with more jobs than whoever asks."""
+    """There is no room to wait, and no other caller has so many more waiting jobs that one should make room."""
 
 
 class IndexedHeap(Generic[K]):
-    """Keys by a number that changes, the least first; of equals, the one whose number was set first.
+    """A heap of keys with a rank that can change, least rank first; of equals, the one whose rank was set first.
 
-    A change costs O(log n) on average: earlier numbers stay in the heap until they come up, or are too many.
+    A change costs O(log n) on average: outdated entries stay in the heap until they come up, or are too many.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,7 @@ class IndexedHeap(Generic[K]):
         return len(self._entries)
 
     def set(self, key: K, rank: float) -> None:
-        """Give a key its number."""
+        """Add a key, or change its rank."""
         self._entries[key] = entry = (rank, next(self._numbers))
         heapq.heappush(self._heap, (*entry, key))
         if len(self._heap) > 2 * len(self._entries) + 16:
@@ -66,16 +67,16 @@ class IndexedHeap(Generic[K]):
             heapq.heapify(self._heap)
 
     def rise(self, key: K, rank: float) -> None:
-        """Give a key that is there a larger number. The heap learns of it only where the key comes up."""
+        """Raise the rank of a present key. The heap is updated only when the key comes up."""
         self._entries[key] = (rank, self._entries[key][1])
 
     def drop(self, key: K) -> None:
-        """Forget a key, if it is there."""
+        """Remove a key, if it is there."""
         self._entries.pop(key, None)
 
     @property
     def first(self) -> K | None:
-        """The key with the least number."""
+        """The key with the least rank; None if there is none."""
         while self._heap:
             rank, number, key = self._heap[0]
             kept = self._entries.get(key)
@@ -92,18 +93,18 @@ class IndexedHeap(Generic[K]):
 class _Caller(Generic[T]):
     share: Share
     served: float
-    """Seconds of the decoder, from a beginning that all callers have in common."""
+    """Its virtual time: seconds of the decoder, plus where it started."""
     waiting: dict[T, None] = field(default_factory=dict)
-    """In the order in which they came."""
+    """Its waiting jobs, oldest first."""
     places: int = 0
 
 
 class FairQueue(Generic[T]):
-    """Waiting jobs of several callers; each operation costs O(log n) for n callers.
+    """Waiting jobs of several callers, and the places of those that run; operations cost O(log n) for n callers.
 
     Args:
-        capacity: most jobs that wait, of all callers together
-        clock: seconds
+        capacity: most waiting jobs of all callers together
+        clock: a clock in seconds
     """
 
     def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -111,15 +112,17 @@ class FairQueue(Generic[T]):
         self._clock = clock
         self._size = 0
         self._callers: dict[str, _Caller[T]] = {}
-        """Those that have anything here."""
+        """Callers with waiting jobs or places."""
         self._least_places: IndexedHeap[str] = IndexedHeap()
-        """Callers with waiting jobs."""
+        """Callers with waiting jobs, by their places."""
         self._most_waiting: IndexedHeap[str] = IndexedHeap()
+        """Callers with waiting jobs, by how many, most first."""
         self._least_served: IndexedHeap[str] = IndexedHeap()
+        """All callers here, by `served`."""
         self._absent: dict[str, float] = {}
-        """What callers that have left were served beyond the others."""
+        """`served` of callers that have left, if it was above the least of the others."""
         self._left: dict[str, float] = {}
-        """When callers left that have not come back, for as long as they are expected to; in that order."""
+        """When callers left that are still expected to come back; oldest first."""
 
     def __len__(self) -> int:
         return self._size
@@ -142,14 +145,17 @@ class FairQueue(Generic[T]):
             raise QueueFull
 
     def put(self, item: T, free: int = 0) -> T | None:
-        """Let a job wait; returns the one that had to make room: the newest of the caller with most of them.
+        """Add a waiting job. If the queue is full, the newest job of the caller with most waiting jobs makes room.
 
         Args:
             item: the job
-            free: as of `take`: there is room for as many jobs more, for they will not wait
+            free: free places, as of `take`: room for as many more jobs, because these will not wait
+
+        Returns:
+            The job that was removed to make room, if any.
 
         Raises:
-            QueueFull: there is no room, and no caller would still have as many waiting jobs as this one.
+            QueueFull: there is no room, and no other caller would, after making room, have as many jobs as this one.
         """
         self.check(item.share, free)
         displaced = None
@@ -160,14 +166,14 @@ class FairQueue(Generic[T]):
         return displaced
 
     def put_together(self, items: Sequence[T], free: int = 0) -> list[T]:
-        """Let several jobs wait, all or none; returns those that had to make room.
+        """Add several waiting jobs, all or none; returns the jobs that were removed to make room.
 
         Args:
-            items: those of one caller
+            items: jobs of one caller
             free: as of `put`
 
         Raises:
-            QueueFull: as `put`, for one of them; nobody has made room then.
+            QueueFull: as `put`, for one of them; no job was removed then.
         """
         displaced: list[T] = []
         for number, item in enumerate(items):
@@ -184,14 +190,14 @@ class FairQueue(Generic[T]):
         return displaced
 
     def take(self, places: int, free: int) -> T | None:
-        """The next job to have a place: the oldest of the caller with fewest places.
+        """Remove the next job to get a place, and give it one: the oldest job of the caller with fewest places.
 
-        Where none is free, a caller that has less than its part of all places gets another one all the same, up to
-        twice as many in all: so nobody keeps others out by holding all places for long.
+        If no place is free, a caller that has less than its part of all places gets one all the same, up to twice as
+        many places in all: so no caller keeps others out by holding all places for long.
 
         Args:
-            places: how many there are
-            free: how many of them nobody has; below 0, how many more than these are in use
+            places: number of places
+            free: number of free places; below 0: minus the number of places in use beyond `places`
         """
         name = self._least_places.first
         if name is None or free <= -places:
@@ -207,7 +213,7 @@ class FairQueue(Generic[T]):
         return item
 
     def remove(self, item: T) -> None:
-        """Let go of a job that waits."""
+        """Remove a waiting job."""
         caller = self._callers[item.share.name]
         del caller.waiting[item]
         self._size -= 1
@@ -220,15 +226,15 @@ class FairQueue(Generic[T]):
         self._rank(caller)
 
     def pick(self, items: Sequence[T], most: int) -> list[T]:
-        """Which of these jobs, all with places, are to be served together.
+        """Choose which of these jobs, all with places, are served together.
 
-        The caller that was served least leads: all its jobs that are here, and of each other caller no more than it
-        has places, whether all of them are here or not. So few jobs need not wait for many, and many get the time that
-        the few leave over.
+        The caller that was served least comes first, with all its jobs in `items`. Each other caller gets at most as
+        many jobs as the first one has places, whether or not these are all in `items`. So few jobs need not wait for
+        many, and many jobs get the time that the few leave over.
 
         Args:
-            items: those of each caller in the order in which they are to be served
-            most: how many may be served together
+            items: the jobs, those of each caller in the order in which they are to be served
+            most: most jobs to serve together
         """
         of: dict[str, list[T]] = {}
         for item in items:
@@ -240,9 +246,9 @@ class FairQueue(Generic[T]):
         return [item for name in order for item in of[name][:each]][:most]
 
     def crowd(self, items: Sequence[T]) -> str | None:
-        """The caller whose jobs are a crowd among these, which are to be served together.
+        """The name of the caller whose jobs are a crowd among these jobs, which are served together; None: no crowd.
 
-        It has more than `CROWD` of them, and more than `CROWD` times the places of another caller.
+        It has more than `CROWD` of the jobs, and more than `CROWD` times the places of some other caller.
         """
         (name, count), *_ = Counter(item.share.name for item in items).most_common(1) or [("", 0)]
         if count <= CROWD:
@@ -254,7 +260,7 @@ class FairQueue(Generic[T]):
         return name if self._callers[name].places > CROWD * least else None
 
     def charge(self, items: Sequence[T], seconds: float) -> None:
-        """Say that these jobs, all with places, were served together for so long."""
+        """Charge `seconds` of the decoder's time, divided evenly, to these jobs, which all have places."""
         each = seconds / len(items)
         counts: dict[str, int] = {}
         for item in items:
@@ -265,7 +271,7 @@ class FairQueue(Generic[T]):
             self._least_served.rise(name, caller.served)
 
     def load(self, item: T) -> int:
-        """How many places would be taken if all callers had as many as that of this job, which has one."""
+        """The places of this job's caller, times the number of callers; the job must have a place."""
         return self._callers[item.share.name].places * len(self._callers)
 
     def _add(self, item: T) -> None:
@@ -318,11 +324,11 @@ class FairQueue(Generic[T]):
 
 
 def of_most(items: Sequence[T], count: int) -> list[T]:
-    """So many items, one after another the oldest of the caller that has most of them.
+    """Choose `count` items, each time the oldest of the caller that has most items left.
 
     Args:
-        items: in the order in which they came
-        count: how many; none below 1
+        items: oldest first
+        count: how many; below 1: none
     """
     of: dict[str, deque[T]] = {}
     for item in items if count > 0 else ():

@@ -1,4 +1,4 @@
-"""What the engine accepts, in one place: `Limits` can be set for each engine, the others are fixed."""
+"""The engine's limits: those in `Limits` can be set for each engine, the others are fixed."""
 
 from __future__ import annotations
 
@@ -9,62 +9,62 @@ from datetime import timedelta
 MOST_STOPS, LONGEST_STOP = 16, 256
 """Stop strings of one call, and characters of each."""
 MOST_CHOICES, LONGEST_CONSTRAINT = 1024, 65_536
-"""Texts that a call may choose from; characters of all of them, of a regular expression and of a JSON schema."""
+"""Choices of a constraint; characters of all of them together, of a regular expression, and of a JSON schema."""
 MOST_BIASES, MOST_CHARACTERS = 1024, 65_536
 """Entries of `logit_bias`; characters of all of them, of `allowed_characters` and of `forbidden_characters`."""
 MOST_CONTINUATIONS = 64
 """Continuations that one call may ask for."""
 MOST_ALTERNATIVES = 20
-"""Alternatives that a call may ask to be told of each token."""
+"""Alternatives of each token that a call may ask for."""
 MOST_TOGETHER = 256
-"""Texts that may be read at a time: that one call may have ranked, or one message of many have scored or labelled."""
+"""Texts that are read at a time: in one call that ranks, or in one message of a call that scores or labels many."""
 MOST_SUGGESTIONS, WIDEST_BEAM = 20, 64
-"""Texts that one call may have suggested, and texts that may be open while they are looked for."""
+"""Texts that one call may suggest, and open texts of its beam search."""
 DEFAULT_SUGGESTIONS, DEFAULT_BEAM, DEFAULT_SUGGESTED = 5, 16, 32
-"""How many are suggested, how many are open, and tokens of each, where a call does not say."""
+"""Defaults for suggestions: number of texts, open texts of the beam search, and tokens of each text."""
 MOST_PEEKED = 256
 """Tokens that one call may look ahead."""
 MOST_FORKS = 1000
 """Copies of a session that one call may make."""
 DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
-"""Sessions of a page of their list, where a call does not say, and at most."""
+"""Sessions in one page of a list: the default, and the most."""
 MOST_BLENDED = 16
-"""Sessions whose states may be blended to one."""
+"""Sessions whose states may be blended into one."""
 MOST_LINES, LONGEST_LINE = 1024, 4096
-"""Lines that a watch reads at a time, and characters of each that it reads; of a longer one the beginning."""
+"""Lines that a watch reads at a time, and characters that it reads of each."""
 MOST_INSPECTED = 4096
-"""Tokens of an inspected text: two layers of 512 make a hundred megabytes of them."""
+"""Tokens of an inspected text: with two layers of 512, the answer takes a hundred megabytes."""
 MOST_INSPECTIONS = 8
-"""Inspections at a time; further ones are told to come back."""
+"""Inspections at a time; further ones are refused, to be tried again later."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one engine accepts. These defaults are the only ones: settings and constructors take theirs from here."""
+    """The limits of one engine. Settings and constructors take their defaults from here."""
 
     max_tokens: int = 65_536
     """Most tokens that one call may generate."""
     default_max_tokens: int = 256
-    """What a call generates that does not say."""
+    """Tokens that a call generates that names no `max_tokens`."""
     max_prompt_characters: int = 65_536
     """Longest prompt."""
     default_time_to_live: timedelta = timedelta(minutes=30)
     """How long a session is kept without use."""
     max_time_to_live: timedelta = timedelta(days=7)
-    """The longest that a session may ask for."""
+    """Longest time to live that a session may ask for."""
     max_sessions: int = 100_000
     """Most sessions that are kept."""
     workers: int = 1
     """Decoder calls at a time: one per core on a CPU, of all models together; elsewhere of each model."""
     model_weights: Mapping[str, float] = field(default_factory=dict)
-    """Parts of the cores that models get while several have work, by name; 1 for those that are not named."""
+    """By model name, the weight with which models share the cores while several have work; default 1."""
     max_rows: int = 256
     """Most rows in one decoder call."""
     max_waiting: int = 1024
-    """Most calls that wait for a row, per model; and most that are paused because nobody reads them."""
+    """Most jobs of a model that wait for a row; and most that are paused because nobody reads them."""
     unread_tokens: int = 8192
     """Tokens that a reader may leave unread before its generation is paused."""
     tick_seconds: float = 0.02
-    """How long a decoder call should take when there is work for longer."""
+    """Target duration of a decoder call."""
     rewind_tokens: int = 1024
-    """How many positions a session can at least be put back by."""
+    """Number of last positions to which every session can be put back, at least."""

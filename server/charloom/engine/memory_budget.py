@@ -1,6 +1,6 @@
-"""The memory that calls may use together: a call says what it may need before it begins, and gives it back at its end.
+"""The memory that all calls may use together: a call reserves what it may need, and releases it at its end.
 
-The prices are not known here, nor what a call does.
+The prices of calls are elsewhere (`calls/price.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from charloom.engine.retry_after import RetryAfter
 from charloom.engine.shares import Share, current_share
 
 SPARED = 0.2
-"""Of the budget, what is left to callers that have less than their part of it."""
+"""The fraction of the budget that only callers with less than their part of it may use."""
 
 
 class TooMuchMemory(EngineError):
-    """The call may need more memory than any call may use here, so that another try would be in vain."""
+    """The call may need more memory than any call may use here, so retrying is useless."""
 
     kind = ErrorKind.EXHAUSTED
     reason = "TOO_MUCH_MEMORY"
@@ -39,11 +39,11 @@ class TooMuchMemory(EngineError):
 
 
 class MemoryBudget:
-    """Bytes, divided between callers as `Parts` says.
+    """Reserves memory for calls, divided between callers as `Parts` says.
 
     Args:
         most: bytes that all calls may use together; None: any number
-        others: how many of these something else uses: sessions in memory, and further models
+        others: returns how many of these are used otherwise: by sessions in memory, and by further models
     """
 
     def __init__(self, most: int | None = None, others: Callable[[], int] = lambda: 0) -> None:
@@ -54,15 +54,15 @@ class MemoryBudget:
 
     @property
     def held(self) -> int:
-        """Bytes that running calls may use."""
+        """Bytes that running calls have reserved."""
         return self._held.total
 
     def hold(self, needed: int) -> None:
-        """Hold so many bytes until the end of the call that runs in this task; where nobody knows its end, none.
+        """Reserve bytes until the end of the call that runs in this task; reserves nothing if that end is not known.
 
         Raises:
             TooMuchMemory: no call may use so much.
-            Overloaded: others use too much now.
+            Overloaded: not so much is free now.
         """
         at_end, share = end_of_call(), current_share()
         if self.most is not None and at_end is not None:
@@ -70,7 +70,7 @@ class MemoryBudget:
             at_end(lambda: self._give_back(share, needed))
 
     def require_possible(self, needed: int) -> None:
-        """See that one call may need so many bytes at all.
+        """Check that one call may ever reserve so many bytes.
 
         Raises:
             TooMuchMemory: it may not.
@@ -79,7 +79,7 @@ class MemoryBudget:
             raise TooMuchMemory(needed, allowed)
 
     def require_room(self, model: str, needed: int) -> None:
-        """See that there is memory for a further model.
+        """Check that there is memory for a further model.
 
         Raises:
             ModelTooLarge: there is not.
@@ -93,7 +93,7 @@ class MemoryBudget:
 
     @contextlib.contextmanager
     def held_for(self, needed: int) -> Iterator[None]:
-        """Hold so many bytes for a part of a call; raises as `hold`."""
+        """Reserve bytes for a part of a call; raises as `hold`."""
         if self.most is None:
             yield
             return

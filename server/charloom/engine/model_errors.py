@@ -1,4 +1,4 @@
-"""What can go wrong where models are loaded, replaced and unloaded while they serve."""
+"""Errors about models that are loaded, replaced and unloaded while the server runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from charloom.engine.errors import EngineError, ErrorKind, shown
 
 
 class ModelRetired(EngineError):
-    """The state belongs to a model that was replaced or unloaded, and whose grace is over."""
+    """The state belongs to a model that was replaced or unloaded, and whose grace has ended."""
 
     kind = ErrorKind.PRECONDITION
     reason = "MODEL_RETIRED"
@@ -27,7 +27,7 @@ class ModelRetired(EngineError):
 
 
 class CallOfAnotherModel(EngineError):
-    """A call that is resumed was begun with a model that is not here, or no longer."""
+    """The resumed call was begun with a model that is not loaded here."""
 
     kind = ErrorKind.PRECONDITION
     reason = "CALL_OF_ANOTHER_MODEL"
@@ -45,7 +45,7 @@ class CallOfAnotherModel(EngineError):
 
 
 class ModelOfAnotherTask(EngineError):
-    """The model does something else than what it is asked for."""
+    """The model has another task than the request needs."""
 
     kind = ErrorKind.PRECONDITION
     reason = "MODEL_OF_ANOTHER_TASK"
@@ -66,7 +66,7 @@ class ModelOfAnotherTask(EngineError):
 
 
 class ModelBusy(EngineError):
-    """A model is changed by one request at a time."""
+    """Another request is changing the model."""
 
     kind = ErrorKind.CONFLICT
     reason = "MODEL_BUSY"
@@ -76,7 +76,7 @@ class ModelBusy(EngineError):
 
 
 class ModelUnusable(EngineError):
-    """A bundle cannot be used. What served before serves on."""
+    """A bundle cannot be used. The models that serve have not changed."""
 
     kind = ErrorKind.PRECONDITION
     reason = "MODEL_UNUSABLE"
@@ -86,7 +86,7 @@ class ModelUnusable(EngineError):
 
 
 class ModelTooLarge(EngineError):
-    """A model may need more memory than there is. Nothing of it was loaded."""
+    """A model may need more memory than is free. It was not loaded."""
 
     kind = ErrorKind.EXHAUSTED
     reason = "MODEL_TOO_LARGE"

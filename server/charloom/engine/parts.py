@@ -1,4 +1,4 @@
-"""What callers have of something that there is only so much of, and who may have more."""
+"""Divides a scarce resource between callers: counts what each has, and decides who may have more."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from charloom.engine.shares import Share
 
 
 def fits(most: int, beyond: int, total: int, own: int, part: float, count: int) -> bool:
-    """Whether a caller may have so much more, as `Parts` says.
+    """Whether a caller may have `count` more, by the rule of `Parts`.
 
     Args:
-        most: how much there is
-        beyond: how much may be taken in all
-        total: how much is taken
-        own: how much of it the caller has
-        part: the caller's, of all
-        count: how much more
+        most, beyond: as of `Parts`
+        total: how much all callers have
+        own: how much this caller has
+        part: this caller's part of `most`, from 0 to 1
+        count: how much more it wants
     """
     if total + count <= most:
         return True
@@ -22,14 +21,15 @@ def fits(most: int, beyond: int, total: int, own: int, part: float, count: int) 
 
 
 class Parts:
-    """Counts for each caller what it has.
+    """Counts what each caller has.
 
-    There is room until all is taken; then still for a caller that has less than its part, which is all of it divided by
-    the number of those that have any, up to a bound of all. So whoever takes everything keeps nobody else out.
+    Every caller may have more until `most` is taken. From then on, until `beyond` is taken, only callers may that have
+    less than their part: `most` divided by the number of callers that have anything. So a caller that takes everything
+    does not keep others out.
 
     Args:
-        most: how much there is
-        beyond: how much may be taken in all; twice as much if not given
+        most: how much callers may take without regard to their parts
+        beyond: how much may be taken in all; default: twice `most`
     """
 
     def __init__(self, most: int, beyond: int | None = None) -> None:
@@ -40,7 +40,7 @@ class Parts:
 
     @property
     def total(self) -> int:
-        """How much is taken."""
+        """How much all callers have."""
         return self._total
 
     def of(self, share: Share) -> int:
@@ -48,18 +48,18 @@ class Parts:
         return self._of.get(share.name, 0)
 
     def fits(self, share: Share, count: int = 1) -> bool:
-        """Whether a caller may have so much more."""
+        """Whether a caller may have `count` more."""
         own = self.of(share)
         callers = len(self._of) + (share.name not in self._of)
         return fits(self._most, self._beyond, self._total, own, 1 / callers, count)
 
     def add(self, share: Share, count: int = 1) -> None:
-        """A caller has so much more."""
+        """Count that a caller has `count` more."""
         self._of[share.name] = self._of.get(share.name, 0) + count
         self._total += count
 
     def remove(self, share: Share, count: int = 1) -> None:
-        """A caller has so much less."""
+        """Count that a caller has `count` less."""
         self._of[share.name] -= count
         self._total -= count
         if not self._of[share.name]:

@@ -1,4 +1,4 @@
-"""How a module of ours is started in a process of its own."""
+"""Builds the command that runs one of our modules in a separate process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _RUN = (
 
 
 def python_running(module: str) -> tuple[str, ...]:
-    """The command that runs a module; arguments may follow.
+    """The command that runs a module; append arguments to it.
 
-    It does what `python -m` does, but imports nothing from the working directory, where a `json.py` of somebody else
-    may be. (`python -P` is that too, from Python 3.11 on.)
+    It does what `python -m` does, but imports nothing from the working directory, which may contain another program's
+    `json.py`. (From Python 3.11 on, `python -P` does the same.)
     """
     return (sys.executable, "-c", _RUN, module)

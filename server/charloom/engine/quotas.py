@@ -1,7 +1,7 @@
-"""What one caller may have of a server, and what it is told when it asks for more.
+"""The limits of one caller, and the error when it exceeds them.
 
-A transport says it with the caller's share; whatever lets work in asks for it there. Decision 0026 says what is
-refused, and what is slowed down.
+A transport sets the quota as part of the caller's share; the code that admits work reads it from there. Decision 0026
+says what is refused, and what is slowed down.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from charloom.engine.errors import EngineError, ErrorKind
 
 LOWEST_RATE, HIGHEST_RATE = 0.001, 1e9
-"""Of tokens a second: what is outside could not be counted with."""
+"""Range of limits in tokens per second; others could not be computed with."""
 
 
 @dataclass(frozen=True)
@@ -20,40 +20,40 @@ class Quota:
     """The limits of one caller; None: only those of the server."""
 
     sessions: int | None = None
-    """Sessions that are kept."""
+    """Most sessions that are kept."""
     session_bytes: int | None = None
-    """Bytes of them, as `Session.memory` counts them, when another one is made."""
+    """Most bytes of these sessions, by `Session.memory`; checked when another one is made."""
     tokens_per_second: float | None = None
     """Tokens read and generated, on average."""
     calls: int | None = None
-    """Calls at a time, of each server."""
+    """Calls at a time, on each server."""
     prompt_characters: int | None = None
     """Longest text to read at once."""
 
 
 UNLIMITED = Quota()
 KEPT_RETRY_SECONDS = 60.0
-"""When to try again to keep a session: some may have expired by then, and who asks sooner makes work for nothing."""
+"""Seconds after which to try again to make a session: some may have expired by then; earlier tries are useless work."""
 
 
 class Kept(NamedTuple):
-    """What a store keeps for a caller."""
+    """The number and size of a caller's sessions in a store."""
 
     sessions: int
     bytes: int
-    """Of memory, as `Session.memory` counts them."""
+    """Bytes of memory, by `Session.memory`."""
 
 
 class QuotaExceeded(EngineError):
-    """The caller asks for more than it may have, whatever others do.
+    """The caller has reached a limit of its own, whatever others do.
 
     Args:
-        limit: which one: the name of a field of `Quota`
-        most: the limit
-        problem: what is beyond it
-        advice: what to do
-        retry_after: seconds after which there will be room; None where time alone makes none
-        numbers: what `problem` says, for programs
+        limit: the name of a field of `Quota`
+        most: the value of the limit
+        problem: for the message: what exceeds it
+        advice: for the message: what to do
+        retry_after: seconds after which there will be room; None: waiting does not help
+        numbers: the numbers in `problem`, for programs
     """
 
     kind = ErrorKind.EXHAUSTED
@@ -72,7 +72,7 @@ class QuotaExceeded(EngineError):
 
 
 def require_kept(quota: Quota, kept: Kept, more: Kept) -> None:
-    """Check that a caller may keep more sessions.
+    """Check that a caller that has `kept` may make `more` sessions.
 
     Raises:
         QuotaExceeded: it may not.

@@ -1,8 +1,9 @@
-"""How many tokens a second callers may have read and generated: a token bucket for each caller that has such a limit.
+"""Limits the tokens per second that callers read and generate, with a token bucket for each caller that has a limit.
 
-A call is refused while its caller owes more than a moment's tokens; one that runs is slowed down until nothing is owed
-(decision 0026). Where servers share a ledger, each tells it of a caller's tokens several times a second, and goes on
-with what is left of all that they share; in between, and while the ledger is away, it counts by itself.
+A new call is refused while its caller's bucket is overdrawn by more than about a second's tokens; a running one is
+slowed down until the bucket is no longer overdrawn (decision 0026). If servers share a ledger, each reports the tokens
+of a caller to it several times a second, and takes over the level of the shared bucket; in between, and while the
+ledger does not answer, it counts by itself.
 """
 
 from __future__ import annotations
@@ -21,38 +22,38 @@ from charloom.engine.shares import Share, current_share
 log = logging.getLogger(__name__)
 
 BURST_SECONDS = 10.0
-"""Of its rate, what a caller may use at once after it has used nothing for as long."""
+"""Size of a bucket, in seconds of its rate: what a caller may use at once after a pause of this length."""
 TOLERATED_SECONDS = 1.0
-"""Of its rate, what it may owe when a call begins: streams that are slowed down owe some all the time."""
+"""Debt that a caller may have when a call begins, in seconds of its rate: slowed streams always owe a little."""
 SYNC_SECONDS = 0.2
-"""How old what the ledger said may be."""
+"""Most age of the ledger's answer, in seconds."""
 LEDGER_SECONDS = 0.5
-"""How long its answer is waited for."""
+"""Timeout of the ledger, in seconds."""
 MOST_BUCKETS = 10_000
-"""From so many on, those that are full again are forgotten now and then."""
+"""Number of buckets above which full ones are dropped now and then."""
 
 AHEAD_SECONDS = 0.25
-"""Of its rate, what all its generations together may go ahead of their readers, each by its part: about so much, since
-those that began when there were fewer have larger parts."""
+"""How far all generations of a caller together may run ahead of their readers, in seconds of its rate. Each gets an
+equal part when it begins, so the sum is a little larger: earlier ones have larger parts."""
 MESSAGE_SECONDS = 0.005
-"""Of its rate, what each may go ahead however many they are, so that their messages are not too many."""
+"""How far each generation may run ahead in any case, in seconds of the rate, so that messages are not too small."""
 
 
 @runtime_checkable
 class Ledger(Protocol):
-    """Buckets that several servers share."""
+    """Token buckets that several servers share."""
 
     async def spend(self, name: str, tokens: float, rate: float, burst: float) -> float:
-        """Take tokens from a caller's bucket; returns what is left in it, below 0 what is owed.
+        """Take tokens from a caller's bucket; returns its level afterwards, negative if it is overdrawn.
 
         Args:
             name: of the caller's share
-            tokens: how many, 0 to look only
-            rate: how many come back a second
-            burst: how many a full bucket has
+            tokens: how many; 0: only read the level
+            rate: tokens per second that refill the bucket
+            burst: tokens of a full bucket
 
         Raises:
-            EngineError: it does not answer, or not in time; they may have been taken, or not.
+            EngineError: it does not answer, or not in time; the tokens may or may not have been taken.
         """
 
 
@@ -63,11 +64,11 @@ class _Bucket:
         self.at = now
         """When it had this level."""
         self.untold = 0.0
-        """Tokens that the ledger does not know of."""
+        """Tokens that were not yet reported to the ledger."""
         self.asked_at = -math.inf
-        """When it was asked last."""
+        """When the ledger was last asked."""
         self.generations = 0
-        """How many run."""
+        """Number of running generations."""
         self.telling: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -76,18 +77,18 @@ class _Bucket:
         return self.rate * BURST_SECONDS
 
     def fill(self, rate: float, now: float) -> None:
-        """Let what has come back since be in it. What was owed at another rate stays owed."""
+        """Refill it up to now, and set its rate. Debt from an earlier rate is kept."""
         self.rate = rate
         self.level = min(self.burst, self.level + (now - self.at) * rate)
         self.at = now
 
 
 class Rates:
-    """The buckets of one server; all of it belongs to an event loop.
+    """The buckets of one server. Use it from one event loop.
 
     Args:
-        ledger: what servers share; None: this one counts alone
-        clock: seconds that never go back
+        ledger: shared between servers; None: this server counts alone
+        clock: a monotonic clock in seconds
     """
 
     def __init__(self, ledger: Ledger | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -95,12 +96,12 @@ class Rates:
         self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
         self._look_at = MOST_BUCKETS
-        """With so many buckets, those that are full are forgotten."""
+        """Number of buckets at which full ones are dropped next."""
         self._away = False
-        """Whether the ledger did not answer when it was asked last."""
+        """Whether the ledger did not answer the last time."""
 
     async def admit(self) -> None:
-        """Let a call of the present caller begin.
+        """Check that the present caller may begin a call.
 
         Raises:
             QuotaExceeded: it owes too many tokens.
@@ -116,17 +117,17 @@ class Rates:
             raise QuotaExceeded("tokens_per_second", rate, problem, f"try again in {seconds:g} s", seconds, owed=-level)
 
     async def level(self, share: Share) -> float | None:
-        """How many tokens a caller may use at once, below 0 what it owes; None where it has no such limit."""
+        """The tokens in a caller's bucket, negative if it is overdrawn; None if it has no rate limit."""
         bucket = await self._asked(share)
         return None if bucket is None else bucket.level
 
     def meter(self, share: Share) -> Meter | None:
-        """Counts the tokens of a generation; None where the caller has no such limit."""
+        """A meter for a generation of this caller; None if it has no rate limit."""
         bucket = self._bucket(share)
         return None if bucket is None else Meter(self, share, bucket)
 
     def spend(self, share: Share, tokens: int) -> float:
-        """Count tokens that were read or generated; returns the seconds until what is owed has come back."""
+        """Count tokens that were read or generated; returns the seconds until the bucket is no longer overdrawn."""
         bucket = self._bucket(share)
         if bucket is None:
             return 0.0
@@ -139,12 +140,12 @@ class Rates:
         return max(0.0, -bucket.level / bucket.rate)
 
     async def pace(self, share: Share) -> None:
-        """Wait for as long as it takes until what a caller owes now has come back, whatever its other calls use."""
+        """Wait the time in which a caller's present debt is refilled; its other calls may make new debt meanwhile."""
         if (wait := self.spend(share, 0)) > 0:
             await asyncio.sleep(wait)
 
     def close(self) -> None:
-        """Tell the ledger nothing any more."""
+        """Stop reporting to the ledger."""
         for bucket in self._buckets.values():
             if bucket.timer is not None:
                 bucket.timer.cancel()
@@ -152,7 +153,7 @@ class Rates:
                 bucket.telling.cancel()
 
     async def _asked(self, share: Share) -> _Bucket | None:
-        """A caller's bucket, after the ledger was asked where that is a while ago; None where it has no such limit."""
+        """A caller's bucket, synchronized with the ledger if the last time is a while ago; None if it has no limit."""
         bucket, ledger = self._bucket(share), self._ledger
         if bucket is None or ledger is None or self._away:
             return bucket
@@ -201,7 +202,7 @@ class Rates:
             bucket.level = min(bucket.burst, left - bucket.untold)
             self._note(None)
         finally:
-            if left is None:  # it is told later what was used, but no more of it than a full bucket
+            if left is None:  # report the tokens later, but at most a full bucket of them
                 bucket.untold = min(bucket.burst, bucket.untold + untold)
             bucket.asked_at, bucket.telling = self._clock(), None
 
@@ -223,12 +224,12 @@ class Meter:
 
     @property
     def ahead(self) -> int:
-        """How many tokens it may go ahead of its reader, if it begins now."""
+        """How many tokens a generation may run ahead of its reader, if it begins now."""
         seconds = max(MESSAGE_SECONDS, AHEAD_SECONDS / (self._bucket.generations + 1))
         return max(1, int(self._bucket.rate * seconds))
 
     def begin(self) -> None:
-        """It has begun."""
+        """Count that the generation has begun."""
         self._bucket.generations += 1
 
     def spend(self, tokens: int) -> float:
@@ -236,5 +237,5 @@ class Meter:
         return self._rates.spend(self._share, tokens)
 
     def end(self) -> None:
-        """It has ended."""
+        """Count that the generation has ended."""
         self._bucket.generations -= 1

@@ -1,7 +1,7 @@
-"""Whose share of the engine a call uses.
+"""The caller of the call that runs in a task, between whom the engine is divided: a *share*.
 
-A transport says so before the call reaches the engine, and whatever lets work in asks for it here. Work that nobody has
-said it of is that of one caller.
+A transport sets the share before the call reaches the engine, and the code that admits work reads it here. All work
+without a share counts as one caller's.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from charloom.engine.quotas import UNLIMITED, Quota
 
 
 class Share(NamedTuple):
-    """A caller, as far as the engine divides itself between callers."""
+    """A caller, between whom the engine is divided."""
 
     name: str = ""
     quota: Quota = UNLIMITED
-    """What it may have at most, whatever others do."""
+    """Its own limits, whatever others do."""
 
 
 ONLY = Share()
-"""Of the one caller that there is, where nobody tells callers apart."""
+"""The share of all work for which none was set."""
 
 _share: ContextVar[Share] = ContextVar("share", default=ONLY)
 
 
 def name_of_tenant(tenant: str) -> str:
-    """The name of the share of a tenant; empty for the only one of a server that tells nobody apart."""
+    """The name of a tenant's share; empty without a tenant."""
     return f"tenant {tenant}" if tenant else ""
 
 
 def set_share(share: Share) -> None:
-    """Say whose share the call that runs in this task uses."""
+    """Set the share of the call that runs in this task."""
     _share.set(share)
 
 
 def current_share() -> Share:
-    """Whose share the call that runs in this task uses."""
+    """The share of the call that runs in this task."""
     return _share.get()

@@ -1,8 +1,8 @@
-"""What the engine tells of its work: a record of each call, and totals since it began, as plain numbers.
+"""Measurements of the engine: a record of each call, and totals since the start, as plain numbers.
 
-Knows neither who reads them nor how calls arrive; imports nothing of the engine. A transport says which call a task
-runs for, as it says whose share it uses, and what computes for it adds to its record. Totals are read from any thread
-without a lock: a reader may see a number that is a moment old.
+Knows neither who reads them nor how calls arrive; imports nothing of the engine. A transport sets the record of the
+call that runs in a task, as it sets its share, and the code that works for the call adds to the record. Totals are read
+from any thread without a lock: a reader may see a number that is a moment old.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Protocol
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Bounds of histograms of durations."""
 CANCELLED = "CANCELLED"
-"""The code of a call that nobody ended otherwise."""
+"""The code of a call that ended without setting another."""
 REFUSING = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED")
-"""Codes of calls that were not taken, or not to their end, for no fault of what they ask."""
+"""Codes of calls that were refused, or ended early, although the request itself was valid."""
 MOST_TENANTS = 1000
 """How many tenants have totals of their own; those that come later share those of `OTHER_TENANTS`."""
 OTHER_TENANTS = "(others)"
@@ -28,16 +28,16 @@ OTHER_TENANTS = "(others)"
 
 
 MOST_STEPS = 500
-"""How many steps of a call are noted."""
+"""Most steps in the timeline of a call."""
 MOST_LOGGED = 10_000
 """Characters of a text that are kept for the log."""
 
 
 class Histogram:
-    """How often a value was in each range.
+    """Counts values by range.
 
     Args:
-        bounds: the highest value of each range, rising; above the last one there is one more
+        bounds: the highest value of each range, ascending; above the last one there is one more range
     """
 
     def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
@@ -53,14 +53,14 @@ class Histogram:
 
 @dataclass
 class TenantTotals:
-    """What the calls of a tenant were."""
+    """Counts the calls of a tenant."""
 
     running: int = 0
-    """At this moment."""
+    """Calls running now."""
     requests: int = 0
-    """That ended."""
+    """Calls that ended."""
     refused: int = 0
-    """Of these, with an error."""
+    """Calls that ended with an error."""
     prompt_tokens: int = 0
     generation_tokens: int = 0
 
@@ -70,58 +70,58 @@ class JobEnd(Protocol):
 
     @property
     def fed(self) -> int:
-        """Tokens of its prompt that were read."""
+        """Number of prompt tokens that were read."""
 
     @property
     def generated(self) -> int:
-        """Tokens that were delivered."""
+        """Number of tokens that were delivered."""
 
     @property
     def queued(self) -> float:
-        """Until it had a row."""
+        """Time until it had a row."""
 
     @property
     def first_token(self) -> float:
-        """Until its first token; where there was none, until its end."""
+        """Time until its first token, or until its end if there was none."""
 
     @property
     def total(self) -> float:
-        """Until its end."""
+        """Time until its end."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something that was done for a call, from when to when, by `time.monotonic`."""
+    """A part of the work for a call, with its times by `time.monotonic`."""
 
     name: str
     begun: float
     ended: float
     tokens: int | None = None
-    """That were read or generated."""
+    """Number of tokens read or generated; None: not applicable."""
 
 
 class Timeline:
-    """When what was done for a call, for those who trace it.
+    """The steps of a call with their times, for tracing.
 
     Args:
-        carried: what its caller says of the trace that it belongs to, by the name of the header
+        carried: the caller's tracing headers, by name
     """
 
     def __init__(self, carried: Mapping[str, str]) -> None:
         self.carried = carried
         self.steps: list[Step] = []
-        """Up to `MOST_STEPS`."""
+        """The first `MOST_STEPS` steps."""
         self.left_out = 0
-        """How many more there were."""
+        """Number of further steps."""
 
     def add(self, *steps: Step) -> None:
-        """Note steps that have ended."""
+        """Add steps that have ended."""
         room = MOST_STEPS - len(self.steps)
         self.steps += steps[:room]
         self.left_out += len(steps[room:])
 
     def job_ended(self, job: JobEnd) -> None:
-        """Note the steps of a job that has ended now."""
+        """Add the steps of a job that has just ended."""
         ended = time.monotonic()
         begun = ended - job.total
         has_row, first = begun + job.queued, begun + job.first_token
@@ -141,9 +141,9 @@ class Excerpt:
         self._cut = False
 
     def add(self, text: str) -> None:
-        """Go on."""
+        """Add the next part."""
         if text:
-            if self._room:  # or else a call of weeks would keep a part for each of its lines
+            if self._room:  # else a call that runs for weeks would keep an empty string for each of its lines
                 self._parts.append(text[: self._room])
             self._cut |= len(text) > self._room
             self._room = max(0, self._room - len(text))
@@ -153,70 +153,70 @@ class Excerpt:
 
 
 class Texts:
-    """What a caller wrote and was told, for a log that is asked for it."""
+    """The texts of a call, for a log with texts."""
 
     def __init__(self) -> None:
         self.read = Excerpt()
-        """Its prompts and other texts, one after the other."""
+        """The caller's prompts and other texts, one after the other."""
         self.generated: list[Excerpt] = []
-        """Of each generation."""
+        """The generated text, by generation."""
 
     def generation(self) -> Excerpt:
-        """Of one that begins."""
+        """Add a generation; returns the excerpt for its text."""
         self.generated.append(Excerpt())
         return self.generated[-1]
 
 
 @dataclass
 class CallRecord:
-    """A call, from the moment it arrives. Times are of `time.monotonic`."""
+    """The record of a call, from the moment it arrives. Times are by `time.monotonic`."""
 
     method: str = ""
-    """As "service/method"; empty where no transport has said so."""
+    """As "service/method"; empty if no transport has set it."""
     request_id: str = ""
     begun: float = field(default_factory=time.monotonic)
     tenant: str = ""
     model: str = ""
-    """The last that computed for it."""
+    """The last model that computed for it."""
     resumed: bool = False
     """Whether it resumes a call that broke off."""
     replayed: int = 0
-    """Tokens that were made again for it, because they were not in the store yet."""
+    """Tokens that were generated again because they were not in the store yet."""
     prompt_tokens: int = 0
     generation_tokens: int = 0
     queued: float | None = None
-    """The longest that a job of it waited, in seconds; None: it had none that ended."""
+    """The longest wait of one of its jobs, in seconds; None: no job has ended."""
     first_token: float | None = None
     """Seconds from its beginning to its first generated token; None: there was none."""
     finish: str = ""
     """Why its last generation ended: `length`, `stop`, `draining`, `cancelled` and so on."""
     store_seconds: float = 0.0
-    """How long it waited for the session store."""
+    """Seconds that it waited for the session store."""
     code: str = CANCELLED
-    """A gRPC status code, also where another transport answers."""
+    """A gRPC status code, whatever the transport."""
     reason: str = ""
-    """Of the error that it ended with; empty where it ended with none."""
+    """The `reason` of the error that it ended with; empty if it ended without one."""
     ended: float = 0.0
     timeline: Timeline | None = None
-    """None: nobody traces calls."""
+    """None: calls are not traced."""
     texts: Texts | None = None
-    """None: nobody logs texts."""
+    """None: texts are not logged."""
     tenant_totals: TenantTotals = field(default_factory=TenantTotals)
 
     @property
     def seconds(self) -> float:
-        """How long it took, or has taken so far."""
+        """Its duration, so far if it has not ended."""
         return (self.ended or time.monotonic()) - self.begun
 
     def generated(self, tokens: int) -> None:
-        """So many tokens were generated, and are for its caller."""
+        """Count tokens that were generated for its caller."""
         if not self.generation_tokens:
             self.first_token = time.monotonic() - self.begun
         self.generation_tokens += tokens
         self.tenant_totals.generation_tokens += tokens
 
     def job_ended(self, reason: str, job: JobEnd) -> None:
-        """A job of it has left the loom."""
+        """Count a job of it that has left the loom."""
         self.prompt_tokens += job.fed
         self.tenant_totals.prompt_tokens += job.fed
         self.queued = max(self.queued or 0.0, job.queued)
@@ -225,13 +225,13 @@ class CallRecord:
             self.timeline.job_ended(job)
 
     def stored(self, operation: str, begun: float, ended: float) -> None:
-        """It has waited for the session store."""
+        """Count a wait for the session store."""
         self.store_seconds += ended - begun
         if self.timeline is not None:
             self.timeline.add(Step(f"store {operation}", begun, ended))
 
     def failed(self, code: str, reason: str) -> None:
-        """It ends with an error."""
+        """Set the error that it ends with."""
         self.code, self.reason = code, reason
 
 
@@ -239,57 +239,57 @@ _call: ContextVar[CallRecord | None] = ContextVar("call", default=None)
 
 
 def set_call(call: CallRecord) -> None:
-    """Say which call runs in this task."""
+    """Set the record of the call that runs in this task."""
     _call.set(call)
 
 
 def running_call() -> CallRecord | None:
-    """The call that runs in this task; None where no transport has said so."""
+    """The record of the call that runs in this task; None if no transport has set it."""
     return _call.get()
 
 
 def current_call() -> CallRecord:
-    """The call that runs in this task; a record that nobody reads where no transport has said so."""
+    """The record of the call that runs in this task; if no transport has set it, a new one that is not kept."""
     return _call.get() or CallRecord()
 
 
 @dataclass
 class MethodTotals:
-    """What the calls of a method were."""
+    """Counts the calls of a method."""
 
     running: int = 0
-    """At this moment."""
+    """Calls running now."""
     seconds: Histogram = field(default_factory=Histogram)
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By code and reason."""
+    """Calls that ended, by code and reason."""
 
 
 class Totals:
-    """All calls of an engine, and what its session store did; all of it belongs to the event loop."""
+    """Counts all calls of an engine, and the operations of its session store. Only the event loop writes it."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self.methods: dict[str, MethodTotals] = {}
         self.tenants: dict[str, TenantTotals] = {}
         self.resumptions = 0
-        """Calls that resumed one which broke off."""
+        """Calls that resumed a call that broke off."""
         self.replayed = 0
-        """Tokens that were made again for them."""
+        """Tokens that were generated again for them."""
         self.labels: Counter[tuple[str, str]] = Counter()
         """Texts that classifiers gave a label, by model and label."""
         self.watched_lines = 0
         self.watch_alerts = 0
-        """Of these lines, those that were alerts."""
+        """Watched lines that were alerts."""
         self.silent_sources = 0
-        """How often a watched source was told to be silent."""
+        """How often a watched source was reported as silent."""
         self.store_seconds: dict[str, Histogram] = {}
-        """By operation."""
+        """Durations of the store's operations, by operation."""
         self.store_errors: Counter[tuple[str, str]] = Counter()
-        """Of these, those that the store failed: by operation and reason."""
+        """Operations that failed because of the store, by operation and reason."""
 
     @property
     def seconds(self) -> float:
-        """How long it has been counted."""
+        """Seconds since counting began."""
         return time.monotonic() - self._began
 
     @property
@@ -303,11 +303,11 @@ class Totals:
         return refused
 
     def began(self, call: CallRecord) -> None:
-        """A call has arrived; who makes it is not known yet."""
+        """Count a call that has arrived; its tenant is not known yet."""
         self.methods.setdefault(call.method, MethodTotals()).running += 1
 
     def admitted(self, call: CallRecord, tenant: str) -> None:
-        """It is known who makes a call."""
+        """Set the tenant of a call, once it is known."""
         if tenant not in self.tenants and len(self.tenants) >= MOST_TENANTS:
             call.tenant_totals = self.tenants.setdefault(OTHER_TENANTS, TenantTotals())
         else:
@@ -316,7 +316,7 @@ class Totals:
         call.tenant_totals.running += 1
 
     def ended(self, call: CallRecord) -> None:
-        """A call has ended; its record does not change any more."""
+        """Count a call that has ended; its record must not change any more."""
         call.ended = time.monotonic()
         method = self.methods[call.method]
         method.running -= 1
@@ -330,16 +330,16 @@ class Totals:
         tenant.refused += bool(call.reason)
 
     def watched(self, lines: int, alerts: int) -> None:
-        """Lines of watched sources were judged."""
+        """Count judged lines of watched sources, and the alerts among them."""
         self.watched_lines += lines
         self.watch_alerts += alerts
 
     def fell_silent(self, sources: int) -> None:
-        """Watched sources were told to say nothing any more."""
+        """Count watched sources that were reported as silent."""
         self.silent_sources += sources
 
     def stored(self, operation: str, seconds: float, error: str) -> None:
-        """The session store did something, or failed with an error of this reason."""
+        """Count an operation of the session store, and its error's reason if it is not empty."""
         histogram = self.store_seconds.get(operation)
         if histogram is None:
             histogram = self.store_seconds[operation] = Histogram()

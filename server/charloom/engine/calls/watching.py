@@ -1,9 +1,9 @@
-"""Watches logs: each source has a state of its own, and is told what is unusual for it.
+"""Watches logs: each source has a state of its own, and each line is judged by what is usual for its source.
 
 A source is a session: its state is the network's after the last line, its `notes` are its calibration. So sources are
 kept by the store, expire, count against quotas and are erased like any session. One more session, named after the
-watch, has the calibration of all sources together, by which a source is judged that has few lines yet; a call holds it
-as long as it watches, so that no two calls watch under one name.
+watch, has the calibration of all sources together, which judges sources that have few lines yet. A call holds this
+session while it watches, so that no two calls watch under one name.
 """
 
 from __future__ import annotations
@@ -50,72 +50,72 @@ from charloom.engine.watching.silence import Silence
 from charloom.engine.watching.source_id import source_id
 
 MOST_SOURCES = 256
-"""Sources that are read at a time: rows of the loom."""
+"""Most sources that are read at a time, as rows of the loom."""
 SOURCES_TOGETHER = 64
-"""Sources that are opened or written at a time: a store may have one commit for all of them."""
+"""Sources that are opened or written at a time, so that the store may share one commit between them."""
 AT_A_TIME, LINE = 8192, 256
-"""Characters of lines that are prepared or judged without a break, some milliseconds; a line counts as so many more."""
+"""Characters processed, in some milliseconds, before other calls get a turn; and how many a line counts in addition."""
 SHORTEST_SILENCE, LONGEST_SILENCE = timedelta(seconds=1), timedelta(days=30)
 _STEP = 64 * 1024
-"""Bytes by which the memory of a call grows that remembers when its sources were heard."""
+"""Bytes that a call reserves at a time for the table of when its sources were heard."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 @dataclass(frozen=True)
 class WatchRequest:
-    """What to watch, and when to tell."""
+    """Options of a watch."""
 
     name: str
-    """Of the watch: what the states of its sources are found by."""
+    """Of the watch; with a source's name it identifies the source's session."""
     tenant: str = ""
     model: str = ""
-    """Empty: that of the watch, or the first one."""
+    """Empty: the model of the watch, or the first one."""
     mask: Mask | None = None
     """None: as the model was trained."""
     rate: float = 0.001
-    """The share of lines that may be alerts while nothing unusual happens."""
+    """The target fraction of lines that are alerts while nothing unusual happens."""
     warm_up: int = 100
-    """Lines of a source before it is judged by its own."""
+    """Fewest lines of a source before it is judged by its own calibration."""
     time_to_live: timedelta | None = None
-    """How long a source is kept that says nothing."""
+    """How long a source without new lines is kept."""
     silent_after: timedelta | None = None
-    """After which time without a line a source is told to be silent; None: none is."""
+    """Time without a line after which a source is reported as silent; None: never."""
     adaptive: bool = False
-    """Whether sources that are new learn from their lines."""
+    """Whether new sources learn from their lines."""
 
 
 class SourceLine(NamedTuple):
-    """A line, without its break, and who wrote it."""
+    """A line, without its line break, and the name of its source."""
 
     source: str
     text: str
 
 
 class Verdict(NamedTuple):
-    """What is made of a line."""
+    """The result for a line."""
 
     scored: Scored
     cut: bool
     """Whether only its beginning was read."""
     threshold: float | None
-    """Above which a surprise is an alert; None while too few lines are known."""
+    """The surprise above which a line is an alert; None while too few lines are known."""
     own: bool
-    """Whether that is the source's own, and not that of all sources together."""
+    """Whether the threshold is the source's own, and not that of all sources together."""
     alert: bool
     drifting: bool
-    """Whether the source has lately been unlike what it was."""
+    """Whether the source's recent lines differ from its earlier ones; see `Calibration.drifting`."""
     lines: int
-    """Of this source, with this one."""
+    """Number of lines of this source, this one included."""
 
 
 class Watching:
     """Begins watches.
 
     Args:
-        models: which one a new watch takes
-        sessions: where sources are
+        models: the models for new watches
+        sessions: keeps the sources
         reading: reads lines
-        calls: lets them begin
+        calls: admits the calls
         totals: counts lines and alerts
     """
 
@@ -129,10 +129,10 @@ class Watching:
         self._totals = totals
 
     async def begin(self, request: WatchRequest) -> Watch:
-        """Begin, or go on with, a watch; to be ended.
+        """Begin or continue a watch, which must be ended with `Watch.end`.
 
         Raises:
-            InvalidRequest: a value is out of range, or the model is one of words.
+            InvalidRequest: a value is out of range, or the model's tokens are words.
             SessionBusy: another call watches under this name.
             ModelNotFound, SessionOfAnotherModel, QuotaExceeded, Overloaded, StoreUnavailable: as their names say.
         """
@@ -170,26 +170,26 @@ class Watching:
 
 @dataclass(eq=False)
 class _Source:
-    """A source that a batch of lines has lines of."""
+    """A source with lines in the present batch."""
 
     writer: SessionWriter
     calibration: Calibration
     after: Snapshot
-    """After the lines that were read."""
+    """The state after the lines that were read."""
     numbers: list[int] = field(default_factory=list)
-    """Of its lines, in the batch."""
+    """Indices of its lines in the batch."""
 
 
 class Watch:
-    """Lines in, verdicts out; made by `Watching.begin`, and to be ended.
+    """Reads lines, and returns a verdict for each. Made by `Watching.begin`; must be ended with `end`.
 
     Args:
-        request: how
-        model: reads
-        sessions: where sources are
-        everything: the writer of the session of all sources together
+        request: the options
+        model: the model that reads the lines
+        sessions: keeps the sources
+        everything: the writer of the session for all sources together
         reading: reads lines
-        totals: counts
+        totals: counts lines, alerts and silent sources
     """
 
     def __init__(
@@ -217,13 +217,13 @@ class Watch:
         self._longest = min(LONGEST_LINE, reading.limits.max_prompt_characters, own or LONGEST_LINE)
 
     async def read(self, lines: Sequence[SourceLine]) -> list[Verdict]:
-        """Read some lines, or none; returns a verdict for each, when all states after them are in the store.
+        """Read some lines, or none; returns a verdict for each, once all states after them are in the store.
 
-        Where it raises, some sources may have read their lines and others not.
+        If it raises, some sources may have read their lines and others not.
 
         Raises:
             InvalidRequest: there are too many, or too many characters.
-            SessionTakenOver, SessionDeleted: somebody else watches under this name, or the watch was erased.
+            SessionTakenOver, SessionDeleted: another call watches under this name, or the watch was erased.
             SessionOfAnotherModel: a source was watched by another version of the model.
             TooMuchMemory, Overloaded: as their names say.
         """
@@ -254,7 +254,7 @@ class Watch:
                 await self._open(names[start : start + SOURCES_TOGETHER], sources)
             async for number, line in _gently(lines):
                 sources[line.source].numbers.append(number)
-            # What sources have learnt is known only now that they are open; each has it before and after its lines.
+            # The size of learnt states is known only when the sources are open; each has one before and one after.
             with self._reading.budget.held_for(2 * sum(one.after.learnt_bytes for one in sources.values())):
                 scored = await self._scored(read, list(sources.values()))
             async for number, line in _gently(lines):
@@ -269,9 +269,9 @@ class Watch:
         return [verdicts[number] for number in range(len(lines))]
 
     def silent(self) -> list[str]:
-        """Sources of this call that have said nothing for as long as was asked for; each once, until it speaks again.
+        """Names of sources that have become silent (`WatchRequest.silent_after`); each once, until it has a new line.
 
-        Up to `MOST_LINES`; further ones are told by the next call. Their names are cut to 200 characters.
+        Up to `MOST_LINES`; the next call returns further ones. Names are cut to 200 characters.
         """
         if self._silence is None:
             return []
@@ -280,7 +280,7 @@ class Watch:
         return found
 
     async def end(self) -> None:
-        """Let others watch under this name."""
+        """End the watch, so that another call can watch under this name."""
         await self._everything.close_with(self._everything.session.renewed(utc_now()))
 
     def _heard(self, source: str) -> None:
@@ -302,19 +302,19 @@ class Watch:
             raise InvalidRequest("lines", f"they have {total} characters, more than {most}; give fewer at a time")
 
     async def _open(self, names: Sequence[str], sources: dict[str, _Source]) -> None:
-        """Open sources and add them; those that were opened are among them even where another one could not be."""
+        """Open sources and add them to `sources`, including those that were opened if others could not be."""
 
         async def opened(name: str) -> None:
             sources[name] = await self._source(name)
             self._heard(name)
 
-        # Where this is cancelled, it ends when all of them have ended.
+        # If this is cancelled, it still ends only when all of them have ended.
         for ended in await asyncio.gather(*map(opened, names), return_exceptions=True):
             if isinstance(ended, BaseException):
                 raise ended
 
     async def _source(self, name: str) -> _Source:
-        """A source as it is, or a new one."""
+        """Open a source, and make it first if it is new."""
         request, model = self._request, self.model
         key = Key(request.tenant, f"watch.{request.name}.{source_id(name)}")
         try:
@@ -331,7 +331,7 @@ class Watch:
             return _Source(writer, _calibration(writer.session), writer.present)
 
     async def _scored(self, read: Sequence[ReadLine], sources: Sequence[_Source]) -> dict[int, Scored]:
-        """What the model makes of each line; all lines of a source are one text."""
+        """Score the lines, by their indices; all lines of a source are read as one text."""
         found: dict[int, Scored] = {}
         for start in range(0, len(sources), MOST_SOURCES):
             busy = [
@@ -358,7 +358,7 @@ class Watch:
         return found
 
     def _judged(self, scored: Scored, cut: bool, own: Calibration) -> Verdict:
-        """A verdict by what was known before the line, which counts from now on."""
+        """Judge a line by what was known before it, then add it to the calibrations."""
         request = self._request
         threshold = own.threshold(request.rate, request.warm_up)
         is_own = threshold is not None
@@ -376,7 +376,7 @@ def _require_lines(model: Model) -> None:
 
 
 async def _gently(lines: Sequence[SourceLine]) -> AsyncIterator[tuple[int, SourceLine]]:
-    """Lines with their numbers; other calls have their turn on the event loop every few lines."""
+    """Yield lines with their indices, and give other calls a turn on the event loop every few lines."""
     left = 0
     for number, line in enumerate(lines):
         if left <= 0:
@@ -394,6 +394,6 @@ def _calibration(session: Session) -> Calibration:
 
 
 def _changed(session: Session, snapshot: Snapshot, calibration: Calibration) -> Session:
-    """The next version of a source: nothing of the past but its state."""
+    """The next version of a source's session, whose history starts at its present state."""
     history = History((snapshot,), b"", session.history.kind)
     return replace(session.changed(utc_now(), snapshot, history), notes=calibration.to_bytes())

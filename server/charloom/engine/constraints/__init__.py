@@ -1,1 +1,1 @@
-"""From a regular expression, a list of texts or a JSON schema to an automaton over a model's symbols."""
+"""Compiles a regular expression, a list of texts or a JSON schema to an automaton over a model's symbols."""

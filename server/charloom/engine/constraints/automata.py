@@ -1,6 +1,6 @@
-"""From a regular expression to the smallest automaton over the symbols of a model.
+"""Compiles a regular expression to the smallest deterministic automaton over the symbols of a model.
 
-Characters that an expression does not tell apart are one class, and the automaton is first made over classes.
+Characters that an expression does not distinguish form one class, and the automaton is first made over classes.
 
 Axis letters: S states, V symbols, N characters, C classes.
 """
@@ -20,21 +20,21 @@ from charloom.engine.decoding.automaton import Automaton, distances
 from charloom.engine.decoding.decoder import NEVER, Int32s
 
 MOST_ENTRIES = 2**23
-"""Of an automaton's table, states times symbols: 32 MiB."""
+"""Most entries of an automaton's table, states times symbols: 32 MiB."""
 MOST_STATES = 2**17
-"""Before alike ones are made one."""
+"""Most states before the automaton is minimized."""
 
 
 def automaton_of(pattern: str, symbols: Sequence[bytes], *, bytewise: bool) -> Automaton:
-    """The automaton of the texts that match an expression as a whole.
+    """Compile an expression to the automaton of the texts that match it as a whole.
 
     Args:
         pattern: the expression
-        symbols: what each token stands for; empty: it is never written
-        bytewise: whether the symbols are the 256 bytes, else they are whole characters
+        symbols: the symbol of each token; empty: the token is forbidden
+        bytewise: whether the symbols are the 256 bytes; else they consist of whole characters
 
     Raises:
-        BadConstraint: it cannot be kept, no text matches, or none of those that do can be written with these symbols.
+        BadConstraint: the expression is not supported, or matches no text that can be written in these symbols.
     """
     nfa = Nfa(pattern)
     characters = every_character() if bytewise else characters_of(b"".join(symbols).decode())
@@ -63,7 +63,7 @@ def automaton_of(pattern: str, symbols: Sequence[bytes], *, bytewise: bool) -> A
 
 
 def is_plain(pattern: str) -> bool:
-    """Whether no text of a pattern has a quotation mark, a backslash or a control character."""
+    """Whether no text that matches has a quotation mark, a backslash or a control character."""
     ways, accepting, classes = _determined(Nfa(pattern), every_character())
     made = minimal(ways, accepting)
     special = [classes.of(chr(point)) for point in [*range(0x20), 0x22, 0x5C, *range(0x7F, 0xA0)]]
@@ -78,12 +78,12 @@ def _too_large(states: int, symbols: int) -> str:
 
 
 def _determined(nfa: Nfa, characters: Characters) -> tuple[Int32s, npt.NDArray[np.bool_], Classes]:
-    """The subset construction (Rabin and Scott, 1959): [S, C] the state after each class, and [S] which accept."""
+    """The subset construction (Rabin and Scott, 1959): [S, C] the state after each class, [S] which states accept."""
     classes = classes_of(list(nfa.sets), characters)
     count = int(classes.number.max(initial=-1)) + 1
     start = nfa.closure([0])
     found, ways = {start: 0}, []
-    waiting = [start]  # grows while it is read
+    waiting = [start]  # grows while the loop below iterates over it
     for state in waiting:
         after: dict[int, set[int]] = {}
         for node in state:
@@ -108,7 +108,7 @@ def _determined(nfa: Nfa, characters: Characters) -> tuple[Int32s, npt.NDArray[n
 
 
 def _over_symbols(automaton: Automaton, symbols: Sequence[bytes], classes: Classes) -> Int32s:
-    """[S, V] the state after each symbol, which is whole characters."""
+    """[S, V] the state after each symbol, where symbols consist of whole characters."""
     dead = len(automaton.distance)
     after = np.vstack([np.where(automaton.next < 0, dead, automaton.next), np.full((1, automaton.next.shape[1]), dead)])
     ways = np.full((dead, len(symbols)), -1, np.int32)
@@ -122,10 +122,10 @@ def _over_symbols(automaton: Automaton, symbols: Sequence[bytes], classes: Class
 
 
 def minimal(ways: Int32s, accepting: npt.NDArray[np.bool_]) -> Automaton | None:
-    """The automaton with the fewest states for the same texts, its start first; None where there is no text.
+    """The automaton with the fewest states for the same texts, its start first; None if there is no text.
 
-    Moore's algorithm (1956, "Gedanken-experiments on sequential machines"). It begins with the distances to an end,
-    which states that are alike have in common, so that long chains are told apart at once.
+    Moore's algorithm (1956, "Gedanken-experiments on sequential machines"). The first partition is by the distance to
+    an end, which equivalent states have in common, so that the states of long chains are separated at once.
 
     Args:
         ways: [S, V] the state after a symbol, or -1; state 0 is the start
@@ -138,11 +138,11 @@ def minimal(ways: Int32s, accepting: npt.NDArray[np.bool_]) -> Automaton | None:
     place = np.full(len(ways) + 1, -1, np.int32)
     place[:-1][kept] = np.arange(kept.sum())
     ways, distance = place[ways[kept]], distance[kept]
-    # Symbols that do the same count once.
+    # Symbols with equal transitions count once.
     different = {column.tobytes(): column for column in np.ascontiguousarray(ways.T)}
     classes, count = np.unique(distance, return_inverse=True)[1].astype(np.int64), 0
     while True:
-        old = np.append(classes, -1)  # of the states, and (at -1) of what is forbidden
+        old = np.append(classes, -1)  # of the states, and at index -1 of forbidden symbols
         first = np.unique(classes, return_index=True)[1]
         for column in different.values():
             _, first, classes = np.unique(
@@ -160,7 +160,7 @@ def minimal(ways: Int32s, accepting: npt.NDArray[np.bool_]) -> Automaton | None:
 
 
 def _reached(ways: Int32s) -> npt.NDArray[np.bool_]:
-    """[S]: the states that some text leads to."""
+    """[S]: which states can be reached from the start."""
     reached = np.zeros(len(ways), bool)
     reached[0] = True
     found = np.array([0])
@@ -172,7 +172,7 @@ def _reached(ways: Int32s) -> npt.NDArray[np.bool_]:
 
 
 def _unwritable(nfa: Nfa, characters: Characters) -> str:
-    """What to say of an expression whose texts have other characters than these."""
+    """The message for an expression none of whose texts can be written with these characters."""
     ways, accepting, classes = _determined(nfa, every_character())
     made = minimal(ways, accepting)
     if made is None:

@@ -1,4 +1,4 @@
-"""The characters that texts are made of, and those that a place of an expression allows.
+"""Sets of characters in an expression, and the classes of characters that these do not distinguish.
 
 Axis letters: N characters.
 """
@@ -33,7 +33,7 @@ _CATEGORIES = {
 
 
 class Characters:
-    """The characters that a model can write. What many sets ask of them is worked out once.
+    """The characters that a model can write, with cached properties for all sets.
 
     Args:
         points: [N] in ascending order
@@ -44,33 +44,33 @@ class Characters:
 
     @functools.cached_property
     def text(self) -> str:
-        """All of them."""
+        """All of them, in order."""
         return "".join(map(chr, self.points.tolist()))
 
     @functools.cached_property
     def cased(self) -> Mask:
-        """[N]: those that have another case. Whether others are in a set, case has no part in."""
+        """[N]: which of them have another case; for the others, ignoring case makes no difference."""
         return np.array([one.lower() != one or one.upper() != one for one in self.text], bool)
 
 
 @functools.cache
 def every_character() -> Characters:
-    """All that Unicode has a place for."""
+    """All code points of Unicode, without surrogates."""
     return Characters(np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x110000)]).astype(np.uint32))
 
 
 def characters_of(text: str) -> Characters:
-    """Those of a text."""
+    """The characters of a text."""
     return Characters(np.array(sorted({ord(character) for character in text}), np.uint32))
 
 
 class CharacterSet(NamedTuple):
-    """Characters that a place of an expression allows."""
+    """The characters that one position of an expression allows."""
 
     members: tuple[Any, ...]
-    """As the parser of `re` has them."""
+    """As the parser of `re` represents them."""
     flags: int
-    """Those of `re` that matter to it."""
+    """The flags of `re` that affect it."""
 
     def mask(self, characters: Characters) -> Mask:
         """[N]: which characters are in it."""
@@ -89,7 +89,7 @@ class CharacterSet(NamedTuple):
         if negated:
             result = ~result
         if self.flags & re.IGNORECASE and written:
-            # What cases are the same, and of which alphabet, `re` alone knows.
+            # Only `re` knows which characters are equal when case is ignored.
             matches = re.compile(f"[{'^' * negated}{written}]", self.flags).match
             places = np.flatnonzero(characters.cased)
             result[places] = [matches(characters.text[place]) is not None for place in places.tolist()]
@@ -97,23 +97,23 @@ class CharacterSet(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """Characters, and which of them an expression does not tell apart."""
+    """Characters, divided into classes that an expression does not distinguish."""
 
     points: CodePoints
     """[N] in ascending order"""
     number: npt.NDArray[np.int64]
     """[N] the class of each"""
     members: Sequence[Sequence[int]]
-    """Of each set of the expression: the classes that it is made of."""
+    """For each set of the expression, the classes that it consists of."""
 
     def of(self, character: str) -> int:
-        """The class of a character, which is one of them."""
+        """The class of a character, which must be in `points`."""
         return int(self.number[np.searchsorted(self.points, ord(character))])
 
 
 def classes_of(sets: Sequence[CharacterSet], characters: Characters) -> Classes:
-    """The coarsest classes of which some sets can be put together."""
-    # Between two places where some set begins or ends, characters are alike; so the places stand for all characters.
+    """The coarsest division of the characters into classes such that each set is a union of classes."""
+    # Between two places where some set begins or ends, characters are in the same sets. So look only at these places.
     first, changes = [], []
     for one in sets:
         mask = one.mask(characters)

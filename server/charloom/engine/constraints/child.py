@@ -1,4 +1,4 @@
-"""The process that makes an automaton: it reads a constraint as JSON and writes an automaton, or why there is none.
+"""The process that compiles a constraint: it reads the constraint as JSON, and writes an automaton or the problem.
 
 Its time and memory are limited, because a short expression can need any amount of both.
 """
@@ -20,11 +20,11 @@ from charloom.engine.constraints.json_schema import regex_of_schema
 from charloom.engine.decoding.automaton import Automaton
 
 FILES = 16
-"""That may be open: it needs its input and its output, and the source of a fault."""
+"""Most open files: its input and output, and the source file in which a fault is located."""
 
 
 def main() -> None:
-    """Do what standard input asks for, in the seconds of a processor and bytes of memory that the arguments tell."""
+    """Compile the constraint on standard input; arguments: processor time in seconds, address space in bytes."""
     seconds, size = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _answer(source: TextIO) -> bytes:
-    """A line of JSON, and behind it what the automaton is made of, where there is one."""
+    """A line of JSON; without a problem, the arrays of the automaton follow it."""
     try:
         asked: dict[str, Any] = json.load(source)
         symbols = [symbol.encode("latin-1") for symbol in asked["symbols"]]
@@ -48,7 +48,7 @@ def _answer(source: TextIO) -> bytes:
         told = {"problem": "it takes too much memory"}
     except RecursionError:
         told = {"problem": "it is nested too deeply"}
-    except Exception as problem:  # a fault of ours, but it is the constraint that cannot be kept, and not the server
+    except Exception as problem:  # a fault of ours, but it must affect only this constraint, not the server
         place = traceback.extract_tb(problem.__traceback__)[-1]
         fault = f"{type(problem).__name__} at {place.filename}:{place.lineno}"
         told = {"problem": "it cannot be kept; write it otherwise", "fault": fault}

@@ -1,7 +1,7 @@
-"""Makes automata of constraints, each in a process of its own, and remembers them.
+"""Compiles constraints to automata, each in a separate process, and caches them.
 
-A process ends when it has used its time or its memory, and when nobody waits for it any more. Where several callers
-wait, the one that has fewest processes gets the next.
+A process is ended when it has used its time or its memory, or when its call is cancelled. If several callers wait, the
+one that has fewest processes gets the next.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from charloom.engine.shares import Share, current_share
 log = logging.getLogger(__name__)
 
 SECONDS = 5
-"""Of a processor, for one constraint."""
+"""Processor time, in seconds, for one constraint."""
 LONGEST = 60.0
-"""Seconds on the clock: a busy machine gives a process little of its processors."""
+"""Elapsed time, in seconds, for one constraint: on a busy machine a process may get little processor time."""
 MEMORY = 2**30
 """Bytes of address space of a process; its libraries take a third."""
 AT_ONCE = 2
-"""Processes; further constraints wait."""
+"""Most processes at a time; further constraints wait."""
 _ENVIRONMENT = ("PATH", "PYTHON", "LD_LIBRARY_PATH", "DYLD_", "LANG", "LC_", "OPENBLAS", "OMP_", "MKL_", "TMPDIR")
-"""With what the names begin of what a process gets of the environment: the rest, as passwords, it does not need."""
+"""Prefixes of the environment variables that a process gets. It needs no others, and they may be secrets."""
 _SHORTEN = "shorten it, or its repetitions"
 REMEMBERED = 2**26
-"""Bytes of the automata, and refusals, that are kept for later calls."""
+"""Most bytes of cached automata and refusals."""
 REFUSED_SECONDS = 60.0
-"""How long a refusal is kept: with more time or memory to itself, a process may come further."""
+"""Seconds for which a refusal is cached; on a less busy machine, a later process may succeed."""
 
 
 @dataclass(eq=False)
 class _Job:
-    """An automaton that is to be made."""
+    """A constraint that waits for a process, or has one."""
 
     share: Share = field(default_factory=current_share)
     turn: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,37 +68,37 @@ class _Refusal:
 
 
 class Compiler:
-    """Makes automata, for one event loop.
+    """Compiles constraints, for one event loop.
 
     Args:
-        seconds: time of a processor for one constraint
+        seconds: processor time for one constraint
     """
 
     def __init__(self, seconds: int = SECONDS) -> None:
         self._seconds = seconds
-        self._waiting: FairQueue[_Job] = FairQueue(sys.maxsize)  # each is a call, and calls are limited before
+        self._waiting: FairQueue[_Job] = FairQueue(sys.maxsize)  # unlimited: the number of calls is limited elsewhere
         self._running = 0
         self._made: OrderedDict[bytes, Automaton | _Refusal] = OrderedDict()
-        """Those that were used last at the end."""
+        """The cache, least recently used first."""
         self._bytes = 0
         self._locks: WeakValueDictionary[tuple[bytes, str], asyncio.Lock] = WeakValueDictionary()
-        """Of those that are being made, for a caller: nobody waits where another one does."""
+        """Locks of constraints in work, for each caller: no caller waits for another caller's turn."""
 
     async def automaton(self, constraint: Constraint, vocabulary: Vocabulary, never: tuple[int, ...]) -> Automaton:
-        """The automaton of a constraint over a model's symbols.
+        """Compile a constraint to an automaton over a model's symbols, or get it from the cache.
 
         Args:
             constraint: what is allowed
             vocabulary: of the model
-            never: tokens that are not to be written
+            never: forbidden tokens
 
         Raises:
-            BadConstraint: it cannot be kept.
+            BadConstraint: the constraint is not supported, or cannot be met.
         """
         key = _key(constraint, vocabulary, never)
         if (known := self._known(key)) is not None:
             return known
-        # One call makes it where several of a caller ask for it; if that one is cancelled, the next does.
+        # If several calls of a caller ask for the same one, the first compiles it; if it is cancelled, the next does.
         lock = self._locks.setdefault((key, current_share().name), asyncio.Lock())
         async with lock, self._place():
             if (known := self._known(key)) is not None:
@@ -113,7 +113,7 @@ class Compiler:
             return made
 
     def _known(self, key: bytes) -> Automaton | None:
-        """What was made of a constraint; raises what was said of one that was refused."""
+        """The cached automaton of a constraint, or None; raises BadConstraint for a cached refusal."""
         known = self._made.get(key)
         if isinstance(known, _Refusal):
             if monotonic() < known.until:
@@ -124,7 +124,7 @@ class Compiler:
         return known
 
     def _remember(self, key: bytes, made: Automaton | _Refusal) -> None:
-        if (before := self._made.pop(key, None)) is not None:  # a refusal of long ago, or another caller was as fast
+        if (before := self._made.pop(key, None)) is not None:  # an outdated refusal, or made for another caller too
             self._bytes -= before.nbytes
         self._made[key] = made
         self._bytes += made.nbytes
@@ -134,7 +134,7 @@ class Compiler:
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
-        """Wait for a place, and have it."""
+        """Wait for a place among the processes, and hold it."""
         job = _Job()
         self._waiting.put(job)
         self._give_places()
@@ -192,14 +192,14 @@ def _environment() -> dict[str, str]:
 
 
 def _key(constraint: Constraint, vocabulary: Vocabulary, never: tuple[int, ...]) -> bytes:
-    """The same for constraints of which the same is made."""
+    """The key in the cache; equal for constraints that give the same automaton."""
     asked = json.dumps([constraint.kind.value, constraint.content, vocabulary.unit.value]).encode()
     tokens = np.array(never, np.int64).tobytes()
     return hashlib.sha256(vocabulary.symbols_digest + hashlib.sha256(tokens).digest() + asked).digest()
 
 
 def _written(constraint: Constraint, vocabulary: Vocabulary, never: tuple[int, ...]) -> bytes:
-    """What the process is asked. Of hundreds of thousands of symbols it takes a tenth of a second."""
+    """The input of the process. With hundreds of thousands of symbols, making it takes a tenth of a second."""
     symbols = [vocabulary.symbol(token).decode("latin-1") for token in range(vocabulary.size)]
     for token in never:
         symbols[token] = ""

@@ -1,4 +1,4 @@
-"""What a caller may ask of generated text, and why it may be refused."""
+"""Constraints on generated text, and the error of a constraint that is refused."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Constraint:
-    """The whole text is to be one of those that this allows."""
+    """A condition that the whole text has to match."""
 
     kind: Kind
     content: tuple[str, ...]
-    """The texts to choose from; of the other kinds, one string."""
+    """For CHOICES, the texts to choose from; for the other kinds, one string."""
     field: str = field(default="", compare=False)
-    """The name that a refusal gives to where it stands; empty: that of its kind under `constraint`."""
+    """The name of the request's field, for errors; empty: `constraint.` and the kind."""
 
     def __post_init__(self) -> None:
         if not self.field:
@@ -30,11 +30,11 @@ class Constraint:
 
 
 class BadConstraint(Exception):
-    """A constraint cannot be kept. Its message can be sent, whatever of the constraint is in it.
+    """A constraint is not supported, or cannot be met. The message is short and without surrogates, so it can be sent.
 
     Args:
         problem: what is wrong, and what to do
-        where: the place in it: a number of characters, or a JSON pointer; empty: the whole of it
+        where: the place in the constraint: an offset in characters, or a JSON pointer; empty: the whole
     """
 
     def __init__(self, problem: str, where: str = "") -> None:
@@ -42,6 +42,6 @@ class BadConstraint(Exception):
 
 
 def _sent(text: str, most: int) -> str:
-    """A text without half surrogates, and not longer than that."""
+    """The text without surrogates, cut to `most` characters."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= most else f"{text[:most]}..."

@@ -1,7 +1,7 @@
-"""From a JSON schema to a regular expression, all of whose texts are JSON that the schema allows.
+"""Translates a JSON schema to a regular expression that matches only JSON that the schema allows.
 
-What cannot be kept is refused by name and place, never ignored. There is no endless white space: one space may follow a
-colon or a comma. Properties come in the order of the schema, and no others than those that it names.
+Unsupported keywords are refused with their name and place, never ignored. White space is limited: one space may follow
+a colon or a comma. Properties come in the order of the schema, and there are no others than those that it names.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from charloom.engine.constraints.regex_syntax import without_anchors
 from charloom.engine.errors import shown
 
 LONGEST_REGEX = 2**20
-"""Characters; references can make a short schema a long expression."""
+"""Characters of the expression; references can make a short schema a long expression."""
 LONGEST_NUMBER = 4_000
-"""Digits of a whole number; Python refuses to write one of more than 4,300."""
+"""Digits of a whole number; Python refuses to print one of more than 4,300."""
 MOST_NUMBERS = 10_000
-"""Whole numbers between two bounds."""
+"""Most whole numbers between two bounds."""
 
 _CHARACTER = r'(?:[^"\\\x00-\x1f\x7f-\x9f]|\\["\\/bfnrt])'
 _INTEGER = "(?:0|[1-9][0-9]*)"
@@ -34,7 +34,7 @@ _FORMATS = {
 _FORMATS["date-time"] = f"{_FORMATS['date']}T{_FORMATS['time']}"
 _NOTES = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
 _NOTES |= {"$schema", "$id", "$comment", "$defs", "definitions"}
-"""Keywords that say nothing about what is allowed."""
+"""Keywords that do not restrict the values."""
 _KEYWORDS: dict[str, set[str]] = {
     "string": {"minLength", "maxLength", "pattern", "format"},
     "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
@@ -45,18 +45,18 @@ _KEYWORDS: dict[str, set[str]] = {
     "object": {"properties", "required", "additionalProperties"},
 }
 Plain = Callable[[str], bool]
-"""Whether no text of a pattern has a quotation mark, a backslash or a control character."""
+"""Whether no text that matches a pattern has a quotation mark, a backslash or a control character."""
 
 
 def regex_of_schema(text: str, is_plain: Plain) -> str:
-    """The regular expression for the texts of a schema.
+    """Translate a schema to a regular expression.
 
     Args:
         text: the schema, as JSON
-        is_plain: looks into a `pattern`
+        is_plain: checks a `pattern`
 
     Raises:
-        BadConstraint: it is no schema, or has what cannot be kept.
+        BadConstraint: it is no schema, or has something unsupported.
     """
     try:
         schema = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
@@ -68,11 +68,11 @@ def regex_of_schema(text: str, is_plain: Plain) -> str:
 
 
 DEEPEST = 3
-"""Objects and arrays one in another, where no schema says what is in them."""
+"""Depth of nested objects and arrays, if there is no schema."""
 
 
 def regex_of_any_object() -> str:
-    """The regular expression for JSON objects of any content, nested up to `DEEPEST`."""
+    """The regular expression for any JSON object, nested up to `DEEPEST` levels."""
     value = inner = _any([f'"{_CHARACTER}*"', _NUMBER, "true", "false", "null"])
     for _ in range(DEEPEST):
         pair = f'"{_CHARACTER}*": ?{inner}'
@@ -86,7 +86,7 @@ class _Schema:
         self._root, self._is_plain = root, is_plain
 
     def regex(self, schema: Any, where: str, within: tuple[str, ...]) -> str:
-        """Of a part of the schema.
+        """Translate a part of the schema.
 
         Args:
             schema: the part
@@ -142,7 +142,7 @@ class _Schema:
         types = self._types(rules, where)
         kept = {"type"}.union(*(_KEYWORDS[one] for one in types))
         if "number" in types:
-            kept -= _KEYWORDS["integer"]  # they would bind these numbers too
+            kept -= _KEYWORDS["integer"]  # bounds would apply to the other numbers too, where they are not supported
         if unknown := sorted(rules.keys() - kept):
             raise BadConstraint(f"{unknown[0]} is not kept; leave it out", where)
         return _any(self._of_type(one, rules, where, within) for one in types)
@@ -246,7 +246,7 @@ class _Schema:
             pointer = f"{where}/properties/{name.replace('~', '~0').replace('/', '~1')}"
             key = re.escape(json.dumps(name, ensure_ascii=False))
             pairs.append((f"{key}: ?(?:{self.regex(part, pointer, within)})", name in required))
-        # From the last one on: what may follow where some stand before, and where none does.
+        # From the last property back: `after` matches the rest if a property comes before it, `first` if none does.
         after, first = "", ""
         for pair, needed in reversed(pairs):
             first = f"{pair}{after}" if needed else _any([f"{pair}{after}", first])
@@ -292,7 +292,7 @@ class _Schema:
 
 
 def _any(options: Any) -> str:
-    """One of these."""
+    """The expression that matches any of these."""
     return "(?:" + "|".join(options) + ")"
 
 

@@ -1,8 +1,8 @@
-"""From a regular expression to a nondeterministic automaton over sets of characters (Thompson, 1968, "Regular
+"""Translates a regular expression to a nondeterministic automaton over sets of characters (Thompson, 1968, "Regular
 expression search algorithm").
 
-The syntax is that of Python's `re`, read by its own parser. An automaton over symbols knows what it has read and
-nothing else: it cannot look around, nor compare with earlier text.
+The syntax is that of Python's `re`, parsed by its own parser. Look-around and back-references are not supported,
+because a finite automaton can neither look ahead nor compare with earlier text.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ else:
 
 _ALPHABETS = re.ASCII | re.UNICODE
 MOST_NODES = 200_000
-"""Of an automaton: repetitions are copies."""
+"""Most nodes of an automaton; each repetition adds a copy of its nodes."""
 
 
 class Nfa:
-    """The automaton of an expression. Node 0 is the start; a node has ways that read nothing, or one that reads.
+    """The automaton of an expression. Node 0 is the start; a node has empty transitions, or one that reads a character.
 
     Args:
         pattern: the expression, which has to match as a whole
 
     Raises:
-        BadConstraint: it is no regular expression, too large, or has what no automaton can do.
+        BadConstraint: it is no regular expression, too large, or has something that no automaton can do.
     """
 
     def __init__(self, pattern: str) -> None:
         pattern = without_anchors(pattern)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # for what may come to mean something else
-                re.compile(pattern)  # for what the parser alone does not refuse
+                warnings.simplefilter("error")  # refuses syntax that may change its meaning
+                re.compile(pattern)  # refuses what the parser alone accepts
                 parsed = parser.parse(pattern)
         except re.error as problem:
             raise BadConstraint(problem.msg, "" if problem.pos is None else f"character {problem.pos}") from problem
@@ -55,15 +55,15 @@ class Nfa:
         except ValueError as problem:  # `int` of thousands of digits; flags such as those of (?a)(?u)
             raise BadConstraint("it repeats too often, or its flags exclude each other") from problem
         self.sets: dict[CharacterSet, int] = {}
-        """By what they hold: their numbers."""
+        """The numbers of the character sets."""
         self.free: list[list[int]] = []
-        """Of each node, where it leads without reading."""
+        """By node, the targets of its empty transitions."""
         self.reading: list[tuple[int, int] | None] = []
-        """Of each node, the number of a set and where it leads with one of its characters."""
+        """By node, the transition that reads: the number of a set, and the target."""
         self.end = self._sequence(parsed, self._node(), parsed.state.flags)
 
     def closure(self, nodes: Iterable[int]) -> frozenset[int]:
-        """The nodes that read, and the end, that some nodes lead to without reading."""
+        """The nodes reachable by empty transitions: only those that read, and the end."""
         seen, waiting = set(nodes), list(nodes)
         while waiting:
             for node in self.free[waiting.pop()]:
@@ -73,7 +73,7 @@ class Nfa:
         return frozenset(node for node in seen if self.reading[node] is not None or node == self.end)
 
     def _node(self, *before: int) -> int:
-        """A new node, to which some lead without reading."""
+        """Add a node with empty transitions from the nodes `before`; returns it."""
         if len(self.free) == MOST_NODES:
             raise BadConstraint("its repetitions make it too large; lower their counts")
         self.free.append([])
@@ -84,7 +84,7 @@ class Nfa:
         return new
 
     def _sequence(self, items: Iterable[tuple[Any, Any]], at: int, flags: int) -> int:
-        """Add some items, one after another, from a node on; returns the node behind them."""
+        """Add some items, one after another, from node `at` on; returns the node after them."""
         for kind, value in items:
             at = self._item(kind, value, at, flags)
         return at
@@ -101,7 +101,7 @@ class Nfa:
             return self._read((ops.NEGATE, None), *newline, at=at, flags=flags)
         if kind is ops.SUBPATTERN:
             _, added, removed, items = value
-            if added & _ALPHABETS:  # one takes the place of the other
+            if added & _ALPHABETS:  # ASCII and UNICODE replace each other
                 flags &= ~_ALPHABETS
             return self._sequence(items, at, (flags | added) & ~removed)
         if kind is ops.BRANCH:

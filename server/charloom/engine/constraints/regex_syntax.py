@@ -1,6 +1,7 @@
-"""What of a regular expression's syntax cannot be kept, told with its place.
+"""Refuses unsupported syntax of regular expressions, with its place.
 
-An automaton over symbols knows what it has read and nothing else: it cannot look around, nor compare with earlier text.
+Look-around, back-references and the like are not supported, because a finite automaton can neither look ahead nor
+compare with earlier text.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ _ANCHOR = "the whole text has to match anyway; leave it out"
 
 
 def without_anchors(pattern: str) -> str:
-    """The pattern, which need not say that it begins at the beginning and ends at the end.
+    """Check a pattern, and remove its ^ and $, which are redundant because the whole text has to match.
 
     Raises:
-        BadConstraint: it has what no automaton can do, or a bracket without its partner.
+        BadConstraint: it has something that no automaton can do, or an unbalanced bracket.
     """
     begin = pattern.startswith("^")
     end = len(pattern) - 1 if _ends_with_dollar(pattern) else len(pattern)
     groups: list[int] = []
     opened = -1
-    """Where the class begins that this place is in."""
+    """Start of the character class that contains the present place; -1: none does."""
     at = int(begin)
     while at < end:
         character, step = pattern[at], 1
@@ -74,6 +75,6 @@ def _ends_with_dollar(pattern: str) -> bool:
 
 
 def _class_opening(pattern: str, at: int) -> int:
-    """How many characters open the class at this place: a ] that comes first is one of its members."""
+    """Length of the opening of the character class at this place: [, ^ and a first ], which is a member."""
     size = 2 if pattern.startswith("^", at + 1) else 1
     return size + 1 if pattern.startswith("]", at + size) else size

@@ -1,1 +1,1 @@
-"""What is unusual about a line of a log: plain numbers in, plain numbers out."""
+"""Decides what is unusual about a line of a log: plain numbers in, plain numbers out."""

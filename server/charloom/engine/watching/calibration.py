@@ -1,11 +1,11 @@
-"""Which scores of a source are unusual: quantiles of those before, learnt as lines come.
+"""The thresholds of a source: quantiles of its earlier scores, learnt as lines come.
 
 Knows: DDSketch. Does not know: models, texts, sessions.
 
 The quantiles are those of a DDSketch (Masson, Rim and Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with
-Relative-Error Guarantees", VLDB 2019): values exact to 2 %, the same whatever the order, a few hundred bytes. Every
-line counts, alerts too; that is what makes the share of alerts the one that was asked for, as long as lines come as
-they came before (Laxhammar and Falkman, "Conformal prediction for distribution-independent anomaly detection", 2010).
+Relative-Error Guarantees", VLDB 2019): exact to 2 %, the same whatever the order of the values, in a few hundred bytes.
+Every line counts, alerts too: so the fraction of alerts is the requested one, as long as the distribution of lines does
+not change (Laxhammar and Falkman, "Conformal prediction for distribution-independent anomaly detection", 2010).
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from ddsketch.mapping import LogarithmicMapping
 from ddsketch.store import DenseStore
 
 ACCURACY = 0.02
-"""Of the quantiles, relative."""
+"""Relative accuracy of the quantiles."""
 LOWEST, HIGHEST = 1e-3, 1e3
-"""Scores, in nats, beyond which it makes no difference: what bounds the number of bins."""
+"""Range of scores, in nats, to which others are clipped, to bound the number of bins."""
 MEMORY = 20_000
-"""Lines that count; when there are more, all that is known counts half."""
+"""Most total weight of the lines; when there are more, all weights are halved."""
 LOWEST_RATE = 2 / MEMORY
-"""Of alerts: one in as many lines as count at least, once all have come to count half. Of 560,000 random scores 1.04
-times as many were alerts; at half that rate 1.4 times as many as were asked for, as rarer ones cannot be told."""
+"""Lowest rate of alerts: one in `MEMORY / 2` lines, the total weight after halving. Of 560,000 random scores, 1.04
+times as many were alerts as this rate asks for; at half this rate 1.4 times, because rarer scores cannot be told
+apart."""
 LOOK_BACK = 64
-"""Lines over which drift is looked for, about."""
+"""Number of recent lines, approximately, in which drift is detected."""
 DRIFT = 0.4
-"""How far the share of recent lines above the median may be from one half before it is drift."""
+"""The fraction of recent lines above the median may differ from one half by this much before it counts as drift."""
 
 _HEADER, _BIN = struct.Struct("<BQdH"), struct.Struct("<Hf")
 _VERSION = 1
@@ -38,38 +39,38 @@ _FIRST, _LAST = _MAPPING.key(LOWEST), _MAPPING.key(HIGHEST)
 
 
 def lines_for(rate: float, warm_up: int) -> int:
-    """How many lines have to be known before a line in 1 / rate can be told from the others.
+    """How many lines have to be known before there is a threshold for this rate.
 
     Args:
-        rate: the share of lines that may be alerts while nothing unusual happens, above 0 and below 1
-        warm_up: lines that are waited for in any case
+        rate: the target fraction of lines that are alerts while nothing unusual happens, above 0 and below 1
+        warm_up: fewest lines in any case
     """
     return max(warm_up, math.ceil(1 / rate))
 
 
 class Calibration:
-    """What is known of the scores of a source."""
+    """The distribution of the scores of a source."""
 
     def __init__(self) -> None:
         self.lines = 0
-        """Seen in all."""
+        """Number of all lines so far."""
         self._trend = 0.5
-        """Share of the recent lines above the median, those near it counting half."""
+        """Fraction of the recent lines above the median; lines near it count half."""
         self._store, self._sketch = _sketch_of({})
 
     def threshold(self, rate: float, warm_up: int) -> float | None:
-        """Which score is exceeded by no more than this share of the lines; None where too few are known."""
+        """The score that at most this fraction of the lines exceeds; None while too few lines are known."""
         if self.lines < lines_for(rate, warm_up):
             return None
-        # Of the line that comes and those before, it is to be among the highest: so it counts as one of them.
+        # Conformal prediction: the line to be judged counts as one of the lines.
         count = float(self._store.count)
         above = max(0.0, rate * (count + 1) - 1)
         value = self._sketch.get_quantile_value(1 - above / max(1.0, count - 1))
-        # What the sketch gives is below the upper edge of its bin by its accuracy: no score of that bin is above.
+        # The upper edge of the quantile's bin, so that no score in that bin is above the threshold.
         return None if value is None else value / (1 - ACCURACY)
 
     def add(self, score: float) -> None:
-        """A line has come."""
+        """Add the score of a line."""
         score = min(max(score, LOWEST), HIGHEST)
         if self.lines:
             median = self._sketch.get_quantile_value(0.5) or LOWEST
@@ -82,21 +83,21 @@ class Calibration:
 
     @property
     def drifting(self) -> bool:
-        """Whether almost all recent lines are on one side of the median: they are not what the source was before."""
+        """Whether almost all recent lines are on one side of the median, unlike the lines before."""
         return self.lines > LOOK_BACK and abs(self._trend - 0.5) > DRIFT
 
     def to_bytes(self) -> bytes:
-        """All of it, in some hundred bytes."""
+        """Serialize it, into some hundred bytes."""
         bins = self._bins()
         header = _HEADER.pack(_VERSION, self.lines, self._trend, len(bins))
         return header + b"".join(_BIN.pack(key - _FIRST, count) for key, count in bins.items())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Calibration:
-        """What `to_bytes` gave.
+        """Read what `to_bytes` wrote.
 
         Raises:
-            ValueError: these bytes are none.
+            ValueError: the bytes are no calibration.
         """
         try:
             version, lines, trend, count = _HEADER.unpack_from(data)
@@ -119,7 +120,7 @@ class Calibration:
 
 
 def _sketch_of(bins: dict[int, float]) -> tuple[DenseStore, BaseDDSketch]:
-    """A sketch of these counts by key, and where it keeps them."""
+    """A sketch with these counts by bin, and the store in which it keeps them."""
     store = DenseStore()
     for key, count in bins.items():
         store.add(key, count)

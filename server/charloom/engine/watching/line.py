@@ -1,4 +1,4 @@
-"""A line as a model reads it, and what the model makes of it told of the line's own characters.
+"""Converts a line to the tokens that a model reads, and the tokens' scores back to the line's characters.
 
 Knows: vocabularies, masks. Does not know: decoders, sources.
 """
@@ -19,43 +19,43 @@ LINE_BREAK = "\n"
 
 
 class Scored(NamedTuple):
-    """What a model makes of a line."""
+    """The scores of a line."""
 
     surprise: float
     """See `surprise`."""
     nats: float
-    """The sum over the line, its break included."""
+    """The sum over the line, its line break included."""
     tokens: int
-    """Whose sum that is."""
+    """Number of tokens in that sum; characters without a symbol count as one each."""
     surprisals: Sequence[float]
-    """Nats of each character of the line that was read; of a masked number all on its first character."""
+    """Nats of each character that was read; those of a masked number are all on its first character."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReadLine:
-    """A line, and how it is read. No character is refused."""
+    """A line, and how the model reads it. Characters that the model lacks are not refused."""
 
     length: int
-    """Characters of the line that are read."""
+    """Number of characters of the line that are read."""
     cut: bool
-    """Whether there were more."""
+    """Whether the line has more."""
     tokens: Tokens
-    """[T], what the network reads: the characters that it knows, then a line break if it knows that."""
+    """[T], what the network reads: the characters that the model has symbols for, and the line break if it has one."""
     owners: npt.NDArray[np.int64]
-    """[T + U], for each of the tokens and then of the U characters without a symbol: the place in the line of the
-    character that it belongs to, or `length` for the line break."""
+    """[T + U], for each of the T tokens, then for each of the U characters without a symbol: the index in the line of
+    the character that it belongs to, or `length` for the line break."""
     order: npt.NDArray[np.int64]
-    """[T + U], the same in the order of the line."""
+    """[T + U], the indices into `owners` that sort it into the order of the line."""
 
     @classmethod
     def of(cls, text: str, vocabulary: Vocabulary, mask: Mask, longest: int) -> ReadLine:
-        """A line in the symbols of a model of characters or bytes.
+        """Encode a line for a model of characters or bytes.
 
         Args:
-            text: the line, without its break
-            vocabulary: the model's
-            mask: which numbers are made alike
-            longest: characters that are read at most
+            text: the line, without its line break
+            vocabulary: of the model
+            mask: which numbers are replaced, so that they are alike
+            longest: most characters that are read
         """
         line = vocabulary.normalisation.apply(text[:longest]).encode("utf-8", "replace").decode()
         masked, places = mask.apply_with_places(line)
@@ -71,10 +71,10 @@ class ReadLine:
         return cls(len(line), len(text) > longest, tokens, owners[at], np.argsort(at, kind="stable"))
 
     def scored(self, nats: npt.NDArray[np.float64]) -> Scored:
-        """What the model makes of it.
+        """Score the line.
 
         Args:
-            nats: [T], of its tokens
+            nats: [T], the negative log-probabilities of its tokens
         """
         unknown = np.full(len(self.owners) - len(self.tokens), UNKNOWN_NATS, np.float64)
         each = np.concatenate([nats, unknown])

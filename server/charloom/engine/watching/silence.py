@@ -1,4 +1,4 @@
-"""Which sources have said nothing for long; each is told once, until it speaks again.
+"""Finds sources that have become silent; each is reported once, until it is heard again.
 
 Knows: names and times. Does not know: lines, clocks, sessions.
 """
@@ -8,31 +8,31 @@ from __future__ import annotations
 import sys
 
 LONGEST_NAME = 200
-"""Characters of a name that are kept to be told."""
+"""Characters of a name that are kept for the report."""
 _ENTRY = 300
-"""Bytes of a source besides its name: its key and its time, and its place in the table."""
+"""Bytes of a source besides its name: its key and its time, and its entry in the table."""
 
 
 class Silence:
-    """Sources in the order in which they were last heard.
+    """The sources, in the order in which they were last heard.
 
     Args:
-        after: seconds without a line that are silence
+        after: seconds without a line after which a source is silent
     """
 
     def __init__(self, after: float) -> None:
         self._after = after
         self._last: dict[str, tuple[float, str]] = {}
         self.memory = 0
-        """Bytes that it takes, from above."""
+        """Upper bound of the bytes that it takes."""
 
     def heard(self, key: str, name: str, now: float) -> None:
-        """A source has spoken.
+        """Take note that a source has a new line.
 
         Args:
-            key: what tells it from all others
-            name: what it is told by
-            now: seconds, not before those of the last call
+            key: identifies the source
+            name: its name in reports
+            now: the time in seconds, not before that of the last call
         """
         self._forget(key)
         name = name[:LONGEST_NAME]
@@ -40,7 +40,7 @@ class Silence:
         self.memory += _ENTRY + sys.getsizeof(name)
 
     def fallen(self, now: float, most: int) -> list[str]:
-        """The names of up to so many sources that are silent by now and were not told; the longest silent first."""
+        """The names of up to `most` silent sources that were not reported yet; longest silent first."""
         found: list[str] = []
         while self._last and len(found) < most:
             key, (last, name) = next(iter(self._last.items()))

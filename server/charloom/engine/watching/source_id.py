@@ -1,4 +1,4 @@
-"""How a source is named in the ids of sessions."""
+"""The name of a source in the id of its session."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,24}")
 
 
 def source_id(source: str) -> str:
-    """A source's name where that can be part of a session's id, or else a dot and a hash of it."""
+    """The source's name if it can be part of a session's id, else a dot and a hash of it."""
     if _PLAIN.fullmatch(source):
         return source
     return "." + hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:20]

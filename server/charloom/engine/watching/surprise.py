@@ -1,4 +1,4 @@
-"""How surprising a line is, as one number.
+"""The surprise of a line, as one number.
 
 Knows: NumPy. Does not know: models, texts.
 """
@@ -12,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 STRETCH = 4
-"""Tokens of the stretch that counts. Chosen on logs without labels and on the first half of BGL
-(docs/watching-measured.md), where the sum and the mean of a line fell behind: the sum follows its length, and the mean
-hides one strange word in a long line."""
+"""Length in tokens of the stretch that counts. Chosen on logs without labels and on the first half of BGL
+(docs/watching-measured.md), where the sum and the mean of a line were worse: the sum grows with its length, and the
+mean hides one strange word in a long line."""
 UNKNOWN_NATS = math.log(0x110000)
-"""What a character costs that the model has no symbol for: as one of all code points, each as probable as any other."""
+"""The nats of a character that the model lacks: as if all code points were equally probable."""
 
 
 def surprise(nats: npt.NDArray[np.floating[Any]]) -> float:
     """The mean over the line's most surprising stretch of `STRETCH` tokens, in nats per token.
 
     Args:
-        nats: [T], the negative log-probability of each token, the line break included; a line of fewer tokens counts
-            as if the rest were certain. 0 for none.
+        nats: [T], the negative log-probability of each token, the line break included. With fewer than `STRETCH` tokens
+            the missing ones count as certain; without tokens the result is 0.
     """
     if len(nats) <= STRETCH:
         return float(nats.sum(dtype=np.float64)) / STRETCH
