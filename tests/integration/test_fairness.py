@@ -187,6 +187,9 @@ def test_what_does_not_fit_in_memory_is_refused_before_it_begins(bundle: Bundle,
         calls = [stub.Complete.future(generation_pb2.CompleteRequest(options=options), timeout=60) for _ in range(20)]
         # The first of them fit; each of the others is told when to come back, and none is begun.
         eventually(lambda: sum(call.done() for call in calls) >= 10)
+        outcomes = Counter(outcome(call) for call in calls if call.done())
+        assert set(outcomes) <= {"OK", "RESOURCE_EXHAUSTED"}
+        assert outcomes["RESOURCE_EXHAUSTED"] >= 10
         for call in calls:
             call.cancel()
         eventually(lambda: server.engine.budget.held == 0)
