@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 
-import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
+
+from tests.programs import needed
 
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-dev-shm-usage"]
 PATIENCE_MS = 60_000
@@ -18,12 +18,7 @@ PATIENCE_MS = 60_000
 @contextlib.contextmanager
 def launched() -> Iterator[Browser]:
     """A browser, or the end of the test where there is none."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        message = "the Debian package chromium is missing"
-        if "CI" in os.environ:
-            pytest.fail(message)
-        pytest.skip(message)
+    program = shutil.which("chromium-browser") or needed("chromium")
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS, timeout=PATIENCE_MS)

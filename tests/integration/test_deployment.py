@@ -25,13 +25,14 @@ import grpc
 import pytest
 import yaml
 
-from benchmarks.cluster import PROGRAMS, MissingProgram, ScaleOut, find_program
+from benchmarks.cluster import PROGRAMS, ScaleOut
 from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import AsyncClient, Client, FinishReason
 from charloom.models import BUNDLED_MODEL
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from tests.integration.conftest import eventually
+from tests.programs import needed
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
@@ -49,13 +50,8 @@ FLAGS = ["--max-tokens", "1000000", "--grace-seconds", "300"]
 @pytest.fixture(scope="module")
 def programs() -> None:
     """Debian packages are no business of pip's: without them, these tests cannot be made anywhere but where CI runs."""
-    try:
-        for name in PROGRAMS:
-            find_program(name)
-    except MissingProgram as problem:
-        if "CI" in os.environ:
-            pytest.fail(str(problem))
-        pytest.skip(str(problem))
+    for name in PROGRAMS:
+        needed(name)
 
 
 @dataclass(frozen=True)

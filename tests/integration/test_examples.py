@@ -170,7 +170,7 @@ def test_a_client_in_node_streams_cancels_carries_a_session_and_reads_an_error(a
     made = subprocess.run(
         ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
-    if made.returncode and "CI" not in os.environ:
+    if re.search(r"ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT", made.stderr):
         pytest.skip(f"npm cannot get the packages: {made.stderr[-300:]}")
     assert made.returncode == 0, made.stderr
     done = subprocess.run(

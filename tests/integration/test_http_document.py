@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from charloom.server.identity.scopes import ROUTES
 from charloom.server.open_runtime import open_models
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
+from tests.programs import needed
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/http.md").read_text("utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.S)
@@ -45,9 +45,9 @@ def test_the_python_blocks_run(address: str, code: str, capsys: pytest.CaptureFi
     assert len(capsys.readouterr().out) > 50
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("commands", CURL, ids=range(len(CURL)))
 def test_the_curl_commands_run(address: str, commands: str) -> None:
+    needed("curl")
     script = "set -e\n" + commands.replace("localhost:8000", address).replace("curl ", "curl -sS --fail ")
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")

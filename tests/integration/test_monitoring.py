@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import urllib.error
 import urllib.parse
@@ -25,6 +23,7 @@ from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.integration.conftest import eventually
+from tests.programs import needed
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
@@ -46,15 +45,6 @@ FAULTS = "INTERNAL|UNKNOWN"
 """Codes that no client can cause; another one stands in for them."""
 
 
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        if "CI" in os.environ:
-            pytest.fail(f"{name} is not there")
-        pytest.skip(f"{name} is not there: install the Debian package prometheus")
-    return found
-
-
 def metrics_in(text: str) -> set[str]:
     return set(re.findall(r"\bcharloom_\w+", text))
 
@@ -70,7 +60,11 @@ def prometheus(config: str, folder: Path) -> Iterator[str]:
     """A Prometheus with this configuration and a folder for its files; yields its address."""
     (port,) = free_ports(1)
     (folder / "prometheus.yml").write_text(config, "utf-8")
-    command = [program("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    command = [
+        needed("prometheus"),
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+    ]
     with subprocess.Popen(
         [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as running:
@@ -100,7 +94,7 @@ def found(address: str, query: str) -> list[float]:
 
 def test_the_rules_are_rules_and_do_what_their_tests_say() -> None:
     for what in (["check", "rules", str(ALERTS)], ["test", "rules", str(ALERTS.with_name("alerts.test.yaml"))]):
-        done = subprocess.run([program("promtool"), *what], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([needed("promtool", "prometheus"), *what], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

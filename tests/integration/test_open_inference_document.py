@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from charloom.server.app import Server
 from charloom.server.open_runtime import open_models
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
+from tests.programs import needed
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/open-inference.md").read_text("utf-8")
 PYTHON = re.findall(r"```py\n(.*?)```", PAGE, re.S)
@@ -48,8 +48,8 @@ def test_the_python_block_runs_over_both_transports(server: Server, capsys: pyte
     assert len(printed(over_http, capsys)) >= 2 * 64
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_curl_command_runs(server: Server) -> None:
+    needed("curl")
     (command,) = CURL
     script = "set -e\n" + command.replace("localhost:8000", server.http_address).replace("curl ", "curl -sS --fail ")
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)

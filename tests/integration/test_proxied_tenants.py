@@ -3,7 +3,6 @@ caller is who calls the proxy."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import textwrap
@@ -22,7 +21,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from benchmarks.cluster import MissingProgram, find_program
 from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import Client, InvalidArgument
@@ -31,6 +29,7 @@ from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import models_pb2, models_pb2_grpc
+from tests.programs import needed
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 NAMES = {"server": "localhost", "acme": "acme", "nobody": None}
@@ -69,12 +68,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def haproxy(port: int, server: int, certificates: Path, folder: Path) -> list[str]:
-    try:
-        program = find_program("haproxy")
-    except MissingProgram as problem:
-        if "CI" in os.environ:
-            pytest.fail(str(problem))
-        pytest.skip(str(problem))
     template = DEPLOY / "haproxy.cfg.template"
     text = template.read_text("utf-8").replace("$stats", str(folder / "stats.sock"))
     text = text.replace("$servers", f"    server only 127.0.0.1:{server}")
@@ -87,7 +80,7 @@ def haproxy(port: int, server: int, certificates: Path, folder: Path) -> list[st
     text = re.sub(r"^ *#     .*", f"    {offered(template)}", text, flags=re.M)
     path = folder / "haproxy.cfg"
     path.write_text(text, "utf-8")
-    return [program, "-db", "-f", str(path)]
+    return [needed("haproxy"), "-db", "-f", str(path)]
 
 
 def envoy_proxy(port: int, server: int, certificates: Path, folder: Path) -> list[str]:

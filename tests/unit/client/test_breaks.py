@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -27,6 +25,7 @@ from charloom.client import (
     ConnectionFailed,
     Overloaded,
 )
+from tests.programs import needed
 from tests.unit.client.fake_answers import abort, error_info, failing
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.proxy import Proxy
@@ -189,11 +188,7 @@ backend back
 @contextmanager
 def haproxy(server: str, folder: Path) -> Iterator[str]:
     """HAProxy in front of a server; yields its address."""
-    program = shutil.which("haproxy", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
-    if program is None:
-        if "CI" in os.environ:
-            pytest.fail("haproxy is not there")
-        pytest.skip("haproxy is not there: install its Debian package")
+    program = needed("haproxy")
     (port,) = free_ports(1)
     config = folder / "haproxy.cfg"
     config.write_text(HAPROXY.format(port=port, server=server), "utf-8")

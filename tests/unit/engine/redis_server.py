@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,20 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import needed
+
 
 class RedisServer:
     """Runs in a folder, on a free port, and keeps nothing on disk; further options as on its command line."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
-            missing = "redis-server is not installed (Debian: apt-get install redis-server)"
-            if os.environ.get("CI"):
-                pytest.fail(missing)
-            pytest.skip(missing)
         self.socket = folder / "redis.sock"
         self._command = [
-            *(program, "--bind", "127.0.0.1", "--dir", str(folder), "--unixsocket", str(self.socket)),
+            *(needed("redis-server"), "--bind", "127.0.0.1", "--dir", str(folder), "--unixsocket", str(self.socket)),
             *("--save", "", "--appendonly", "no", "--daemonize", "no", *options),
         ]
         self.port = free_port()
@@ -73,13 +67,11 @@ class Sentinel:
     """One that watches a master under the name `charloom`; further settings are lines of its file."""
 
     def __init__(self, folder: Path, master_port: int, *settings: str) -> None:
-        program = shutil.which("redis-server")
-        assert program is not None
         self.port = free_port()
         watch = f"sentinel monitor charloom 127.0.0.1 {master_port} 1"
         file = folder / "sentinel.conf"
         file.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", *settings, watch, ""]))
-        self._process = subprocess.Popen([program, str(file), "--sentinel"], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen([needed("redis-server"), str(file), "--sentinel"], stdout=subprocess.DEVNULL)
         self._until(lambda: self._master() == master_port)
 
     def fail_over(self, old: int, new: int) -> None:
