@@ -181,7 +181,7 @@ def test_every_list_of_roots_is_that_of_the_table() -> None:
     assert sdist["only-include"][: len(ROOTS)] == ROOTS
     assert tools["ruff"]["src"] == [*ROOTS, "."]
     assert tools["mypy"]["mypy_path"].split(":") == [".", *ROOTS]
-    assert tools["mypy"]["files"] == [*ROOTS, "benchmarks", "deploy"]
+    assert tools["mypy"]["files"] == [*ROOTS, "benchmarks", "deploy", "tests"]
     assert tools["pyright"]["extraPaths"] == ROOTS
     ignored = (ROOT / ".dockerignore").read_text("utf-8").split()
     assert [line for line in ignored if line[1:] in ROOTS] == [f"!{root}" for root in ROOTS]

@@ -46,8 +46,9 @@ def reasons(tree: ast.Module) -> Iterator[str]:
     """Of the errors that a module defines, or refuses requests with."""
     classes = [one for one in tree.body if isinstance(one, ast.ClassDef)]
     for line in (*tree.body, *(line for one in classes for line in one.body)):
-        names = {getattr(target, "id", "") for target in line.targets} if isinstance(line, ast.Assign) else set()
-        if names & {"reason", "UNEXPECTED"} and isinstance(line.value, ast.Constant):
+        if not isinstance(line, ast.Assign) or not isinstance(line.value, ast.Constant):
+            continue
+        if {getattr(target, "id", "") for target in line.targets} & {"reason", "UNEXPECTED"}:
             yield str(line.value.value)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Refused":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
 from charloom.bundle import Bundle, DecoderKind, read_bundle
@@ -20,6 +20,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.server import model_upkeep
 from charloom.server.app import Server
+from charloom.server.model_upkeep import ModelUpkeep
 from charloom.server.process_memory import give_memory_back, memory_in_use
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
@@ -32,6 +33,7 @@ from charloom.v1 import (
 )
 from tests.integration.model_versions import Folder
 from tests.integration.server_process import Start, starting
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,24 @@ def started(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         yield start
 
 
+@pytest.fixture
+def looks_again(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Waits until a server that starts later has looked again at its models, from the beginning to the end."""
+    begun: list[None] = []
+    watch_once = ModelUpkeep._watch_once
+
+    async def counted(upkeep: ModelUpkeep) -> None:
+        begun.append(None)
+        await watch_once(upkeep)
+
+    def wait() -> None:
+        before = len(begun)
+        eventually(lambda: len(begun) > before + 2)
+
+    monkeypatch.setattr(ModelUpkeep, "_watch_once", counted)
+    return wait
+
+
 def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, str], str]:
     """Code, reason, violations by field and message of a call that must fail."""
     with pytest.raises(grpc.RpcError) as failed:
@@ -135,15 +155,12 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str, dict[str, st
     return failed.value.code(), info.reason, violations, status.message  # type: ignore[attr-defined]
 
 
+def health_stub(channel: grpc.Channel) -> Any:
+    """The stub of grpc.health.v1; the package's types do not tell its calls."""
+    return health_pb2_grpc.HealthStub(channel)
+
+
 def memory_held() -> int:
     """Bytes of this process, but for what the allocator keeps of what is free."""
     give_memory_back()
     return memory_in_use()
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait until the condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.005)

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from charloom import inference
@@ -25,7 +25,7 @@ from charloom.v1 import (
     tenants_pb2,
     watching_pb2,
 )
-from tests.integration.conftest import refused
+from tests.integration.conftest import health_stub, refused
 
 FILES = (
     conversation_pb2.DESCRIPTOR,
@@ -74,7 +74,7 @@ def test_a_call_that_names_two_tenants_is_refused(channel: grpc.Channel, second:
 
 
 def test_health_answers_anybody(channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    health = health_stub(channel)
     answer = health.Check(health_pb2.HealthCheckRequest(), metadata=MALFORMED, timeout=60)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 

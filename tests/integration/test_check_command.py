@@ -16,7 +16,8 @@ from charloom.engine.sessions.stores.open_store import look_at_store
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.server import open_runtime
 from tests.authority import Authority
-from tests.unit.engine.redis_server import RedisServer, free_port
+from tests.ports import free_port
+from tests.unit.engine.redis_server import RedisServer
 from tests.unit.engine.stores import Place, made
 
 Checked = tuple[int, dict[str, str], dict[str, str]]

@@ -28,11 +28,12 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import refused
 from tests.integration.http_client import client
 from tests.integration.http_client import refused as http_refused
 from tests.integration.test_metrics import value
 from tests.unit.export.classifier_runs import LABELS, TEXTS, classifier_bundle, classifier_of
+from tests.waiting import eventually
 
 Labelled = classification_pb2.LabelledText
 INVALID, PRECONDITION = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION

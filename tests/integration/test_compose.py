@@ -25,9 +25,10 @@ from charloom.server.identity.sealing_keys import SealingKeys
 from charloom.server.origins import is_local
 from charloom.server.settings import ServerSettings, read_settings
 from charloom.server.testing import running_server
-from tests.integration.conftest import eventually
-from tests.integration.test_monitoring import ALERTS, DEPLOY, RULES, found, program, prometheus
+from tests.integration.test_monitoring import ALERTS, DEPLOY, RULES, found, prometheus
+from tests.programs import needed
 from tests.unit.engine.redis_server import RedisServer
+from tests.waiting import eventually
 
 COMPOSE = DEPLOY / "compose"
 SERVICES = yaml.safe_load((COMPOSE / "compose.yaml").read_text("utf-8"))["services"]
@@ -78,7 +79,7 @@ def test_others_than_its_container_reach_the_server_of_the_compose_file(monkeypa
 def test_the_prometheus_of_the_compose_file_has_a_configuration_that_it_takes(tmp_path: Path) -> None:
     for file in (COMPOSE / "prometheus.yaml", ALERTS):
         shutil.copy(file, tmp_path)
-    subprocess.run([program("promtool"), "check", "config", str(tmp_path / "prometheus.yaml")], check=True)
+    subprocess.run([needed("promtool", "prometheus"), "check", "config", str(tmp_path / "prometheus.yaml")], check=True)
     config = yaml.safe_load((tmp_path / "prometheus.yaml").read_text("utf-8"))
     assert config["scrape_configs"][0]["job_name"] == "charloom"  # the alert rules ask for it
 

@@ -29,8 +29,8 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from tests.integration.conftest import eventually
 from tests.unit.client.proxy import Proxy
+from tests.waiting import eventually
 
 PING_ANSWERED = b"\0\0\x08\x06\x01\0\0\0\0"
 """The head of a frame of HTTP/2."""

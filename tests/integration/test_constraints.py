@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from charloom.engine.constraints.constraint import BadConstraint, Constraint, Ki
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
+from tests.waiting import eventually
 
 FORM = {
     "type": "object",
@@ -229,12 +230,6 @@ def test_a_call_that_is_cancelled_while_its_constraint_is_made_ends_the_process(
     def makers() -> list[psutil.Process]:
         return list(filter(makes, psutil.Process().children()))
 
-    def until(condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < end
-            time.sleep(0.01)
-
     endless = r"(?:a?){300}(?:a|b){300}(?:(?:a|b)*a(?:a|b){15})"
     with (
         running_server([(bundle, open_decoder(bundle))], ServerSettings(grace_seconds=0)) as server,
@@ -243,10 +238,10 @@ def test_a_call_that_is_cancelled_while_its_constraint_is_made_ends_the_process(
     ):
         stream = client.generate("", regex=endless, resume=False)
         reading = threads.submit(list, stream)
-        until(lambda: bool(makers()))
+        eventually(lambda: bool(makers()))
         stream.cancel()
         assert isinstance(reading.exception(60), Cancelled)
-        until(lambda: not makers())
+        eventually(lambda: not makers())
         assert client.complete("", regex="a").text == "a"
 
 

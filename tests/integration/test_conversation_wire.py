@@ -10,7 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from charloom.server.app import Server
 from charloom.v1 import conversation_pb2, generation_pb2
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import refused
 from tests.integration.wire_sessions import (
     INVALID,
     Conversation,
@@ -22,6 +22,7 @@ from tests.integration.wire_sessions import (
     names,
     text_of,
 )
+from tests.waiting import eventually
 
 
 def test_a_conversation_makes_its_session(conversation: Conversation, sessions: Sessions) -> None:

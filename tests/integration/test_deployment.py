@@ -26,13 +26,13 @@ import pytest
 import yaml
 
 from benchmarks.cluster import PROGRAMS, ScaleOut
-from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import AsyncClient, Client, FinishReason
 from charloom.models import BUNDLED_MODEL
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
-from tests.integration.conftest import eventually
+from tests.ports import free_port
 from tests.programs import needed
+from tests.waiting import eventually
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
@@ -75,7 +75,7 @@ def scale_out(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def envoy_proxy(scale_out: ScaleOut, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """Envoy with the shipped configuration, addresses replaced."""
     targets = [replica.target for replica in scale_out.replicas]
-    folder, (own, admin) = tmp_path_factory.mktemp("envoy"), free_ports(2)
+    folder, own, admin = tmp_path_factory.mktemp("envoy"), free_port(), free_port()
     config = yaml.safe_load(ENVOY_CONFIG.read_text("utf-8"))
     resources = config["static_resources"]
     config["admin"] = {"address": socket_address("127.0.0.1", admin)}

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
 from charloom.bundle import Bundle
@@ -21,7 +21,8 @@ from charloom.server.process_memory import memory_in_use
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc
-from tests.integration.conftest import eventually
+from tests.integration.conftest import health_stub
+from tests.waiting import eventually
 
 LONG = generation_pb2.GenerateRequest(options=generation_pb2.GenerationOptions(max_tokens=65_536))
 SHORT = generation_pb2.CompleteRequest(options=generation_pb2.GenerationOptions(max_tokens=50))
@@ -141,7 +142,7 @@ def test_of_many_calls_at_once_each_is_answered_or_told_when_to_come_back(bundle
         def ask() -> None:
             with grpc.insecure_channel(server.address, options=(OWN,)) as channel:
                 while not over.is_set():
-                    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
+                    answer = health_stub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
                     healthy.append(answer.status)
 
         asking = threading.Thread(target=ask)

@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from charloom.bundle import Bundle
@@ -29,9 +29,10 @@ from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc
 from tests.authority import Authority
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import health_stub, refused
 from tests.integration.test_callers_wire import METHODS as ALL
 from tests.integration.test_callers_wire import call
+from tests.waiting import eventually
 
 EVERYTHING = tuple(Scope)
 
@@ -193,7 +194,7 @@ def test_a_generation_makes_a_session_only_for_who_may_make_sessions(channel: gr
 
 
 def test_health_answers_anybody_and_reflection_only_those_with_a_key(channel: grpc.Channel, closed: Closed) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    health = health_stub(channel)
     assert health.Check(health_pb2.HealthCheckRequest(), timeout=60).status == health_pb2.HealthCheckResponse.SERVING
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)

@@ -15,7 +15,6 @@ import yaml
 from google.rpc import error_details_pb2, status_pb2
 from playwright.sync_api import Browser, Error, Page
 
-from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import Client
 from charloom.engine.decoding.decoder import Decoder
@@ -24,7 +23,8 @@ from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, sessions_pb2
 from tests.integration.browser import launched
-from tests.integration.conftest import eventually
+from tests.ports import free_port
+from tests.waiting import eventually
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "envoy-web.yaml"
 GENERATE = "/charloom.v1.GenerationService/Generate"
@@ -57,7 +57,7 @@ def server(bundle: Bundle, decoder: Decoder) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def web(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     config = yaml.safe_load(CONFIG.read_text("utf-8"))
-    (port,) = free_ports(1)
+    port = free_port()
     (listener,), (cluster,) = config["static_resources"]["listeners"], config["static_resources"]["clusters"]
     listener["address"]["socket_address"]["port_value"] = port
     ((endpoint,),) = (place["lb_endpoints"] for place in cluster["load_assignment"]["endpoints"])

@@ -29,8 +29,8 @@ from charloom.server.listener import PortInUse
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.authority import Authority
-from tests.integration.conftest import eventually
 from tests.integration.http_client import JSON, client, connection, events, head, refused, running
+from tests.waiting import eventually
 
 CLOSED_ROUTES = {name: scope for name, scope in ROUTES.items() if scope is not None}
 

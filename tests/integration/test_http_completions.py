@@ -24,9 +24,9 @@ from charloom.server.app import Server
 from charloom.server.http import choices
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from tests.integration.conftest import eventually
 from tests.integration.http_client import client, counted, events, refused, running
 from tests.unit.bundle.bundle_files import change_manifest
+from tests.waiting import eventually
 
 PROMPT = "The def statement "
 

@@ -19,8 +19,8 @@ from charloom.server.app import Server
 from charloom.server.process_memory import memory_in_use
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from tests.integration.conftest import eventually
 from tests.integration.http_client import client, connection, counted, head, put_back, refused, running
+from tests.waiting import eventually
 
 TEXT = "The def statement"
 ARRAYS = ["input", "forget", "candidate", "output", "h", "c"]

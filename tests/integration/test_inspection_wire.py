@@ -20,8 +20,9 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.testing import running_server
 from charloom.v1 import reading_pb2, reading_pb2_grpc, sessions_pb2, sessions_pb2_grpc, text_pb2
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import refused
 from tests.unit.bundle.bundle_files import change_manifest
+from tests.waiting import eventually
 
 Reading = reading_pb2_grpc.ReadingServiceStub
 Sessions = sessions_pb2_grpc.SessionServiceStub

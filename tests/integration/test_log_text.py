@@ -17,7 +17,7 @@ from charloom.server.logs import JsonFormatter, TextFormatter
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.integration import http_client
-from tests.integration.conftest import eventually
+from tests.waiting import eventually
 
 SECRET = "to be or not"
 

@@ -25,7 +25,8 @@ from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import refused
+from tests.waiting import eventually
 
 Generation = generation_pb2_grpc.GenerationServiceStub
 Sessions = sessions_pb2_grpc.SessionServiceStub

@@ -22,7 +22,8 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from tests.integration.conftest import eventually, memory_held, refused
+from tests.integration.conftest import memory_held, refused
+from tests.waiting import eventually
 
 SMALLEST = 16 * 2**20
 LARGE = [("grpc.max_receive_message_length", SMALLEST), ("grpc.max_send_message_length", SMALLEST)]

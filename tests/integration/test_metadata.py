@@ -11,7 +11,8 @@ import pytest
 from charloom.server.app import Server
 from charloom.server.grpc.connections import METADATA_BYTES
 from charloom.v1 import models_pb2, models_pb2_grpc
-from tests.integration.conftest import eventually, memory_held
+from tests.integration.conftest import memory_held
+from tests.waiting import eventually
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, RST_STREAM, SETTINGS, CONTINUATION = 1, 3, 4, 9

@@ -24,8 +24,8 @@ from charloom.server.telemetry import engine_metrics
 from charloom.server.telemetry.metrics_listener import MOST_SCRAPES
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
-from tests.integration.conftest import eventually
 from tests.integration.http_client import client
+from tests.waiting import eventually
 
 SECRET = "to be or not"
 

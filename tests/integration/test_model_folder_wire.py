@@ -7,7 +7,6 @@ import logging
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from charloom.client import (
 from charloom.engine.errors import shown
 from charloom.server import model_changes, model_upkeep
 from charloom.server.app import Server
+from charloom.server.identity.signatures import read_trusted_bundle
 from charloom.server.model_folder import ModelFolder
 from tests.integration.model_versions import Folder, states
-from tests.unit.engine.looms import eventually
+from tests.waiting import eventually
 
 
 def test_a_version_that_appears_serves_and_one_that_is_half_copied_does_not(
@@ -76,6 +76,7 @@ def test_the_folder_is_followed_also_after_a_look_that_failed(
 def test_a_version_for_which_there_is_no_memory_serves_once_there_is(
     folder: Folder,
     started: Callable[..., tuple[Server, Client]],
+    looks_again: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -85,7 +86,7 @@ def test_a_version_for_which_there_is_no_memory_serves_once_there_is(
     monkeypatch.setattr(budget, "most", 2**20)
     folder.add("2")
     eventually(lambda: "model small was not loaded: model 'small' may need" in caplog.text)
-    time.sleep(2 * model_upkeep.LOOK_SECONDS)
+    looks_again()
     assert caplog.text.count("was not loaded") == 1
     assert states(client) == [("small", "1", ModelState.SERVING)]
     monkeypatch.setattr(budget, "most", most)
@@ -96,7 +97,7 @@ def test_a_load_that_does_not_end_keeps_no_other_model_from_being_loaded(
     folder: Folder, started: Callable[..., tuple[Server, Client]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, client = started()
-    reading, go_on, read = threading.Event(), threading.Event(), model_changes.read_trusted_bundle
+    reading, go_on, read = threading.Event(), threading.Event(), read_trusted_bundle
 
     def hangs(path: Path, *more: Any) -> Bundle:
         if path == folder.path / "small" / "2":
@@ -120,6 +121,7 @@ def test_a_load_that_does_not_end_keeps_no_other_model_from_being_loaded(
 def test_what_the_folder_brings_is_in_the_audit_log_first(
     folder: Folder,
     started: Callable[..., tuple[Server, Client]],
+    looks_again: Callable[[], None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -134,7 +136,7 @@ def test_what_the_folder_brings_is_in_the_audit_log_first(
     audit_log.rename(tmp_path / "old")
     audit_log.mkdir()
     second = folder.add("2")
-    time.sleep(2.5 * model_upkeep.LOOK_SECONDS)
+    looks_again()
     assert states(client) == [("small", "1", ModelState.SERVING)]
     audit_log.rmdir()  # it can be written again
     eventually(lambda: ("small", "2", ModelState.SERVING) in states(client))

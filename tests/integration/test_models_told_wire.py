@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from charloom.cli.main import main
@@ -26,9 +26,9 @@ from charloom.server import model_upkeep
 from charloom.server.app import Server
 from charloom.server.identity.scopes import Scope, scope_of
 from charloom.v1 import models_pb2, models_pb2_grpc
-from tests.integration.conftest import refused
+from tests.integration.conftest import health_stub, refused
 from tests.integration.model_versions import Folder, states
-from tests.unit.engine.looms import eventually
+from tests.waiting import eventually
 
 
 def test_each_model_has_its_own_health(folder: Folder, started: Callable[..., tuple[Server, Client]]) -> None:
@@ -38,7 +38,7 @@ def test_each_model_has_its_own_health(folder: Folder, started: Callable[..., tu
         with grpc.insecure_channel(server.address) as channel:
             request = health_pb2.HealthCheckRequest(service=f"model/{name}")
             try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=60)
+                answer = health_stub(channel).Check(request, timeout=60)
             except grpc.RpcError as problem:
                 return str(problem.code().name)  # type: ignore[attr-defined]
             return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

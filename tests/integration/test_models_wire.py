@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,8 @@ from charloom.client import (
     Overloaded,
     PermissionDenied,
 )
-from charloom.server import model_changes, model_upkeep
+from charloom.engine.decoding.open_decoder import open_decoder
+from charloom.server import model_changes
 from charloom.server.app import Server
 from charloom.server.identity.signatures import new_signing_key, public_pem, sign
 from charloom.v1 import models_pb2, models_pb2_grpc, sessions_pb2, sessions_pb2_grpc
@@ -35,7 +35,7 @@ from tests.integration.conftest import refused
 from tests.integration.model_versions import Folder, states
 from tests.unit.bundle.bundle_files import replace_file
 from tests.unit.client.proxy import Proxy
-from tests.unit.engine.looms import eventually
+from tests.waiting import eventually
 
 RELOADS = int(os.environ.get("CHARLOOM_RELOADS", "6"))
 
@@ -200,7 +200,7 @@ def no_collection() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_collection")
 def test_after_its_grace_a_model_gives_its_memory_back_and_its_sessions_are_told(
-    folder: Folder, started: Callable[..., tuple[Server, Client]]
+    folder: Folder, started: Callable[..., tuple[Server, Client]], looks_again: Callable[[], None]
 ) -> None:
     server, client = started(model_grace_seconds=0)
     folder.beside("2")
@@ -221,7 +221,7 @@ def test_after_its_grace_a_model_gives_its_memory_back_and_its_sessions_are_told
         with pytest.raises(FailedPrecondition, match="move it to another") as refused:
             session.complete("The ")
         assert refused.value.reason == "MODEL_RETIRED"
-        time.sleep(2 * model_upkeep.LOOK_SECONDS)
+        looks_again()
         observer.read("The ")  # a call that had begun goes on
         assert ("small", ".2", ModelState.DRAINING) in states(client)
     with pytest.raises(FailedPrecondition) as refused:
@@ -301,7 +301,7 @@ def test_two_loads_of_one_name_at_once(
     folder.beside("2")
     folder.beside("3")
     opening, go_on = threading.Event(), threading.Event()
-    opened = model_changes.open_decoder
+    opened = open_decoder
 
     def slow(*arguments: Any, **more: Any) -> Any:
         opening.set()
@@ -326,7 +326,7 @@ def test_a_load_goes_on_when_who_asked_for_it_goes_away(
 ) -> None:
     server, client = started()
     folder.beside("2")
-    opening, go_on, opened = threading.Event(), threading.Event(), model_changes.open_decoder
+    opening, go_on, opened = threading.Event(), threading.Event(), open_decoder
 
     def slow(*arguments: Any, **more: Any) -> Any:
         opening.set()

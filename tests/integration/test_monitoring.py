@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import Client, DataLoss, NotFound, PermissionDenied, RequestError
 from charloom.engine.decoding.decoder import Decoder
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from tests.integration.conftest import eventually
+from tests.ports import free_port
 from tests.programs import needed
+from tests.waiting import eventually
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
@@ -58,7 +58,7 @@ def scraping(server: Server) -> str:
 @contextmanager
 def prometheus(config: str, folder: Path) -> Iterator[str]:
     """A Prometheus with this configuration and a folder for its files; yields its address."""
-    (port,) = free_ports(1)
+    port = free_port()
     (folder / "prometheus.yml").write_text(config, "utf-8")
     command = [
         needed("prometheus"),

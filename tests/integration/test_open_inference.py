@@ -22,10 +22,10 @@ from charloom.server.identity.key_file import KeyFileEditor, made, utc_now
 from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from tests.integration.conftest import eventually
 from tests.integration.model_versions import Folder
 from tests.integration.open_inference import REFUSED, Change, text_of, with_parameter
 from tests.integration.open_inference import texts as texts_by
+from tests.waiting import eventually
 
 
 @pytest.fixture

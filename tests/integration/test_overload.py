@@ -19,8 +19,8 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc
-from tests.integration.conftest import eventually
 from tests.unit.engine.looms import Slow
+from tests.waiting import eventually
 
 LONG = generation_pb2.GenerateRequest(options=generation_pb2.GenerationOptions(max_tokens=65_536))
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Route, expect
 
 from charloom.bundle import Bundle
 from charloom.client import Client
@@ -290,11 +290,16 @@ def test_a_link_to_a_long_text_asks_and_writes_it_in_several_calls(opened: Visit
     fragment = "#t=The+&g=4100,seed:7,temperature:0.7"
     asked = "This link has the model write 4,100 characters. Stop ends it at any time. Write them?"
     said: list[str] = []
-    page.once("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+
+    def answer(yes: bool, dialog: Dialog) -> None:
+        said.append(dialog.message)
+        dialog.accept() if yes else dialog.dismiss()
+
+    page.once("dialog", partial(answer, False))
     go_to(page, fragment)
     expect(page.locator("#status")).to_have_text("The 4,100 characters of the link were not written.")
     expect(page.locator("#text")).to_have_value("")
-    page.once("dialog", lambda dialog: (said.append(dialog.message), dialog.accept()))
+    page.once("dialog", partial(answer, True))
     go_to(page, f"{fragment},top_p:1")
     with Client(http_server.address) as sdk:
         text = sdk.complete("The ", max_tokens=4100, seed=7, temperature=0.7).text

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -23,9 +24,9 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc
 from tests.authority import Authority
-from tests.integration.conftest import eventually
 from tests.integration.server_process import WITHOUT_TORCH, Start, request
 from tests.unit.engine.redis_server import RedisServer
+from tests.waiting import eventually
 
 
 def test_it_serves_without_torch_and_stops_cleanly_on_sigterm(start: Start) -> None:
@@ -79,6 +80,17 @@ def test_it_listens_on_a_unix_socket_for_the_sdk_and_the_command(start: Start, t
     assert "the socket of a server that has ended" in third.communicate(timeout=120)[1]
     assert third.returncode == 0
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [("022", 0o755), ("007", 0o770)])
+def test_the_umask_says_who_may_connect_to_a_unix_socket(bundle: Bundle, tmp_path: Path, umask: str, mode: int) -> None:
+    line = f'umask {umask}; exec "$@"'
+    serve = [sys.executable, "-c", WITHOUT_TORCH, "serve", bundle.path, "--host", f"unix:{tmp_path}/s"]
+    with subprocess.Popen(["sh", "-c", line, "sh", *serve], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == mode
+        process.kill()
 
 
 CLIENT = """

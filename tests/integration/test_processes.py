@@ -20,11 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from charloom.bundle import Bundle, DecoderKind, Unit, read_bundle
 from charloom.client import CharloomError, Client, Conflict, QuotaExceeded
-from tests.integration.conftest import eventually
 from tests.integration.model_versions import Folder
 from tests.integration.several import Processes, serving
 from tests.unit.bundle.bundle_files import change_manifest
 from tests.unit.export.classifier_runs import classifier_bundle
+from tests.waiting import eventually
 
 
 def scraped(server: Processes) -> dict[str, float]:

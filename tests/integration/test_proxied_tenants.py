@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import Client, InvalidArgument
 from charloom.engine.decoding.decoder import Decoder
@@ -29,6 +28,7 @@ from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import models_pb2, models_pb2_grpc
+from tests.ports import free_port
 from tests.programs import needed
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -133,7 +133,7 @@ def client_of(certificates: Path, name: str, port: int) -> Iterator[Client]:
 def port(request: pytest.FixtureRequest, server: Server, certificates: Path, tmp_path: Path) -> Iterator[int]:
     """Of a proxy."""
     command: Callable[..., list[str]] = request.param
-    (port,) = free_ports(1)
+    port = free_port()
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command(port, server.port, certificates, tmp_path), stdout=log, stderr=log)
     try:

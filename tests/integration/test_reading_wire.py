@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from charloom.client import AsyncClient, Client, InvalidArgument
+from charloom.client import AsyncClient, Client, InvalidArgument, TextScore
 from charloom.engine.limits import MOST_TOGETHER
 from charloom.server.app import Server
 from charloom.v1 import generation_pb2, reading_pb2, reading_pb2_grpc, sessions_pb2, text_pb2
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import refused
 from tests.integration.http_client import client as http_client
 from tests.integration.http_client import counted, put_back
 from tests.integration.http_client import refused as http_refused
@@ -28,6 +28,7 @@ from tests.integration.wire_sessions import (
     get,
     text_of,
 )
+from tests.waiting import eventually
 
 LINES = ["The def statement", "", "is a", "The def statements", "s" * 300, "if x:", "class C:\n    pass"] * 30
 
@@ -130,7 +131,7 @@ class TestScoreMany:
             assert sum(read) > len("ais")
 
 
-async def collected(client: AsyncClient) -> list[object]:
+async def collected(client: AsyncClient) -> list[TextScore]:
     return [score async for score in client.score_many(LINES)]
 
 

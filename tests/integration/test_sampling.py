@@ -11,8 +11,9 @@ import pytest
 from charloom.bundle import Bundle
 from charloom.server.app import Server
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
-from tests.integration.conftest import eventually
-from tests.integration.test_wire import complete, options, refused
+from tests.integration.conftest import refused
+from tests.integration.test_wire import complete, options
+from tests.waiting import eventually
 
 Generation = generation_pb2_grpc.GenerationServiceStub
 Sessions = sessions_pb2_grpc.SessionServiceStub

@@ -22,7 +22,7 @@ from charloom.client import (
     SessionExpired,
 )
 from charloom.server.app import Server
-from tests.integration.conftest import eventually
+from tests.waiting import eventually
 
 
 @pytest.fixture

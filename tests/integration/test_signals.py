@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from charloom.bundle import Bundle, read_bundle
 from charloom.client import Client
@@ -21,6 +21,7 @@ from charloom.engine.sessions.records import PLAIN
 from charloom.engine.sessions.stores.memory_file import OwnedSession, read_sessions, write_sessions
 from charloom.engine.shares import ONLY
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from tests.integration.conftest import health_stub
 from tests.integration.server_process import Start, request
 from tests.unit.bundle.bundle_files import change_manifest
 from tests.unit.engine.stores import Place, made
@@ -33,7 +34,7 @@ def test_sigterm_ends_a_long_call_after_the_grace_time_with_its_session_told(sta
             sessions_pb2_grpc.SessionServiceStub(channel).CreateSession(sessions_pb2.CreateSessionRequest()).session
         )
         stub = generation_pb2_grpc.GenerationServiceStub(channel)
-        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        health = health_stub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(health).status == health_pb2.HealthCheckResponse.SERVING
         long = stub.Generate(request(session_id=session.id, max_tokens=1_000_000_000))
         first = next(long)
@@ -101,7 +102,7 @@ def test_a_signal_lets_a_short_call_end_and_a_second_one_does_not_wait_for_the_g
         stream, short = (stub.Generate(request(max_tokens=length)) for length in (1_000_000_000, 10_000))
         next(stream)
         next(short)
-        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        health = health_stub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(health).status == health_pb2.HealthCheckResponse.SERVING
         process.send_signal(signal.SIGINT)
         assert next(health).status == health_pb2.HealthCheckResponse.NOT_SERVING

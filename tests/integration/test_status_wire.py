@@ -30,7 +30,7 @@ from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import status_pb2, status_pb2_grpc
-from tests.integration.conftest import eventually
+from tests.waiting import eventually
 
 OBSERVING = Path(__file__).resolve().parents[2] / "docs" / "observing.md"
 

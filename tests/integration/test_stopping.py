@@ -6,21 +6,32 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx2 as httpx
 import pytest
 
-from charloom.bundle import Bundle
+from charloom.bundle import Bundle, DecoderKind
 from charloom.client import Client, Unavailable
 from charloom.engine.decoding.decoder import Decoder
+from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from charloom.v1 import reading_pb2, reading_pb2_grpc, watching_pb2, watching_pb2_grpc
-from tests.integration.conftest import eventually, refused
+from charloom.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
+    reading_pb2,
+    reading_pb2_grpc,
+    watching_pb2,
+    watching_pb2_grpc,
+)
+from tests.integration.conftest import refused
 from tests.unit.engine.looms import Slow
+from tests.unit.export.classifier_runs import classifier_bundle
+from tests.waiting import eventually
 
 Call = Callable[[Server], Any]
 
@@ -137,5 +148,41 @@ def test_a_watch_has_the_verdicts_of_what_it_sent_and_is_told_to_go_elsewhere(bu
         opened.result()
         assert len(running.result().verdicts) == 2
         assert refused(lambda: next(answers))[:2] == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        sent.put(None)
+        channel.close()
+
+
+def scoring(channel: grpc.Channel, sent: queue.Queue[Any]) -> Any:
+    sent.put(reading_pb2.ScoreManyRequest(start=reading_pb2.ScoreManyStart()))
+    sent.put(reading_pb2.ScoreManyRequest(texts=reading_pb2.ScoreManyTexts(texts=["one"])))
+    return reading_pb2_grpc.ReadingServiceStub(channel).ScoreMany(iter(sent.get, None))
+
+
+def labelling(channel: grpc.Channel, sent: queue.Queue[Any]) -> Any:
+    sent.put(classification_pb2.ClassifyManyRequest(start=classification_pb2.ClassifyManyStart()))
+    sent.put(classification_pb2.ClassifyManyRequest(texts=classification_pb2.ClassifyManyTexts(texts=["one"])))
+    return classification_pb2_grpc.ClassificationServiceStub(channel).ClassifyMany(iter(sent.get, None))
+
+
+def labelling_one(channel: grpc.Channel, sent: queue.Queue[Any]) -> Any:
+    sent.put(classification_pb2.ClassifyStreamRequest(start=classification_pb2.ClassifyStart()))
+    sent.put(classification_pb2.ClassifyStreamRequest(text="one"))
+    return classification_pb2_grpc.ClassificationServiceStub(channel).ClassifyStream(iter(sent.get, None))
+
+
+@pytest.mark.parametrize("open_call", [scoring, labelling, labelling_one])
+def test_a_call_whose_client_sends_nothing_more_is_told_to_go_elsewhere(
+    bundle: Bundle, decoder: Decoder, tmp_path: Path, open_call: Callable[[grpc.Channel, queue.Queue[Any]], Any]
+) -> None:
+    classifier = classifier_bundle(tmp_path, decoders=[DecoderKind.ONNX_INT8])
+    models = [(bundle, decoder), (classifier, open_decoder(classifier))]
+    sent: queue.Queue[Any] = queue.Queue()
+    with ThreadPoolExecutor(1) as pool:
+        with running_server(models, ServerSettings(grace_seconds=60)) as server:
+            channel = grpc.insecure_channel(server.address)
+            answers = open_call(channel, sent)
+            next(answers)
+            refusal = pool.submit(refused, lambda: list(answers))
+        assert refusal.result()[:2] == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
         sent.put(None)
         channel.close()

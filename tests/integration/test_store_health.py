@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from charloom.bundle import Bundle
 from charloom.engine.decoding.decoder import Decoder
@@ -15,7 +15,7 @@ from charloom.server.grpc.listener import SERVICES, SESSIONS
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc, sessions_pb2, sessions_pb2_grpc
-from tests.integration.conftest import refused
+from tests.integration.conftest import health_stub, refused
 from tests.unit.engine.redis_server import RedisServer
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -81,7 +81,7 @@ def test_a_store_that_cannot_be_used_shows_in_health(
         with running_server([(bundle, decoder)], settings) as server, grpc.insecure_channel(server.address) as channel:
             sessions = sessions_pb2_grpc.SessionServiceStub(channel)
             generation = generation_pb2_grpc.GenerationServiceStub(channel)
-            health = health_pb2_grpc.HealthStub(channel)
+            health = health_stub(channel)
             watch = health.Watch(health_pb2.HealthCheckRequest(service=SESSIONS), timeout=180)
             assert next(watch).status == SERVING
             store.fail()

@@ -26,7 +26,7 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from tests.integration.conftest import eventually
+from tests.waiting import eventually
 
 SECONDS, MOST_SECONDS, CLIENTS = 6.0, 60.0, 12
 """How long they go on, and how long on a machine that is too slow to do enough in that time."""

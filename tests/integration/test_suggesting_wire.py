@@ -15,9 +15,10 @@ from charloom.client import Client, InvalidArgument
 from charloom.engine.limits import MOST_TOGETHER
 from charloom.server.app import Server
 from charloom.v1 import generation_pb2, suggesting_pb2, suggesting_pb2_grpc
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import refused
 from tests.integration.http_client import client as http_client
 from tests.integration.http_client import refused as http_refused
+from tests.waiting import eventually
 
 CANDIDATES = ["statement", "function", "s", "statement", "class is\nthe"]
 

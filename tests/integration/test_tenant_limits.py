@@ -19,8 +19,8 @@ from charloom.server.identity.key_file import KeyFileEditor, TenantLimits, made,
 from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
-from tests.integration.conftest import eventually
 from tests.unit.engine.redis_server import RedisServer
+from tests.waiting import eventually
 
 RATE = 50.0
 SAVED = int(RATE * BURST_SECONDS)

@@ -28,8 +28,9 @@ from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from charloom.v1 import sessions_pb2, sessions_pb2_grpc, tenants_pb2, tenants_pb2_grpc
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import refused
 from tests.integration.http_client import differences
+from tests.waiting import eventually
 
 
 class Place(NamedTuple):

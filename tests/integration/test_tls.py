@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from charloom.server.app import Server
 from charloom.server.settings import ServerSettings
 from charloom.server.testing import running_server
 from tests.authority import Authority
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -291,25 +291,17 @@ def test_certificates_are_replaced_under_load_without_a_failed_call(
         for _ in range(3):
             before = calls[0]
             authority.issue("rotating", "localhost", "127.0.0.1")
-            until(lambda: shown(address, authority) not in seen)
+            eventually(lambda: shown(address, authority) not in seen)
             seen.add(shown(address, authority))
-            until(lambda before=before: calls[0] > before)
+            eventually(lambda before=before: calls[0] > before)
         last = shown(address, authority)
         key.write_text("broken")
-        until(lambda: "those before stay in use" in log.read_text())
+        eventually(lambda: "those before stay in use" in log.read_text())
         assert shown(address, authority) == last
         before = calls[0]
-        until(lambda: calls[0] > before + 4)
+        eventually(lambda: calls[0] > before + 4)
         stop.set()
         for thread in threads:
             thread.join()
     assert failures == []
     assert len(seen) == 4
-
-
-def until(condition: object, seconds: float = 60.0) -> None:
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.05)

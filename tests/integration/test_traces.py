@@ -16,7 +16,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
-from benchmarks.processes import free_ports
 from charloom.bundle import Bundle
 from charloom.client import Client, DeadlineExceeded, NotFound, Observer, request_id
 from charloom.engine.decoding.decoder import Decoder
@@ -26,8 +25,9 @@ from charloom.server.telemetry.trace_export import TraceExport, open_exporter
 from charloom.server.testing import running_server
 from charloom.v1 import generation_pb2, generation_pb2_grpc
 from tests.integration import http_client
-from tests.integration.conftest import eventually
 from tests.integration.test_proxied_tenants import certificates, client_of, envoy_proxy
+from tests.ports import free_port
+from tests.waiting import eventually
 
 __all__ = ["certificates"]
 
@@ -195,7 +195,7 @@ def test_a_call_over_http_is_a_span_too(server: Server, exporter: InMemorySpanEx
 def test_a_proxy_passes_the_trace_on(
     server: Server, exporter: InMemorySpanExporter, tracer: Tracer, certificates: Path, tmp_path: Path
 ) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(envoy_proxy(port, server.port, certificates, tmp_path), stdout=log, stderr=log)
     try:

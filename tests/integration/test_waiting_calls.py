@@ -24,8 +24,9 @@ from charloom.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import refused
 from tests.unit.engine.looms import Slow
+from tests.waiting import eventually
 
 Sent = queue.Queue[Any]
 """What a client sends; None is the end of it."""

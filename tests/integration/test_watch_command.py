@@ -19,7 +19,7 @@ from charloom.cli.main import main
 from charloom.cli.sessions.watch import FOUND_ALERTS, marked
 from charloom.cli.sessions.webhook import TRIES, Webhook
 from charloom.server.app import Server
-from tests.integration.conftest import eventually
+from tests.waiting import eventually
 
 USUAL = "the class is here\n" * 20
 STRANGE = "€€€€€€€€ \x1b[2J\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from charloom.bundle import Bundle
@@ -26,8 +26,9 @@ from charloom.v1 import (
     sessions_pb2_grpc,
     text_pb2,
 )
-from tests.integration.conftest import eventually, refused
+from tests.integration.conftest import health_stub, refused
 from tests.oracles.one_text import generate_stepwise
+from tests.waiting import eventually
 
 Generation = generation_pb2_grpc.GenerationServiceStub
 Sessions = sessions_pb2_grpc.SessionServiceStub
@@ -304,7 +305,7 @@ def test_a_deadline_ends_the_call_and_frees_the_session(
 
 
 def test_health_is_checked_and_watched(channel: grpc.Channel) -> None:
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub = health_stub(channel)
     serving = health_pb2.HealthCheckResponse.SERVING
     for service in ("", *SERVICES):
         assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == serving

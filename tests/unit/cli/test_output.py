@@ -3,12 +3,13 @@ from __future__ import annotations
 import enum
 import io
 import os
+import shutil
+import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import pytest
 
-from charloom.cli import output as module
 from charloom.cli.output import columns, print_json, wrapped
 
 
@@ -58,8 +59,8 @@ def test_text_begins_and_numbers_end_below_one_another() -> None:
 def test_a_line_is_broken_between_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "WRONG  --store: cannot keep sessions in /a/very/long/path/that-is-never-cut.db for it is a folder"
     assert wrapped(line, 7) == line
-    monkeypatch.setattr(module.sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((40, 24)))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((40, 24)))
     assert wrapped(line, 7).splitlines() == [
         "WRONG  --store: cannot keep sessions in",
         "       /a/very/long/path/that-is-never-cut.db",

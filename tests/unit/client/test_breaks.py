@@ -16,7 +16,6 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from benchmarks.processes import free_ports
 from charloom.client import (
     AsyncClient,
     Cancelled,
@@ -25,6 +24,7 @@ from charloom.client import (
     ConnectionFailed,
     Overloaded,
 )
+from tests.ports import free_port
 from tests.programs import needed
 from tests.unit.client.fake_answers import abort, error_info, failing
 from tests.unit.client.fake_server import FakeServer
@@ -189,7 +189,7 @@ backend back
 def haproxy(server: str, folder: Path) -> Iterator[str]:
     """HAProxy in front of a server; yields its address."""
     program = needed("haproxy")
-    (port,) = free_ports(1)
+    port = free_port()
     config = folder / "haproxy.cfg"
     config.write_text(HAPROXY.format(port=port, server=server), "utf-8")
     running = subprocess.Popen([program, "-db", "-f", str(config)], stderr=subprocess.DEVNULL)

@@ -11,11 +11,11 @@ import pytest
 
 from charloom.client import AsyncClient, Client, ConnectionFailed
 from charloom.v1 import generation_pb2, reading_pb2
-from tests.integration.conftest import eventually
 from tests.unit.client.fake_answers import PIECES, logprobs, result
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.proxy import Proxy
 from tests.unit.client.shared_streams import holding
+from tests.waiting import eventually
 
 LIMITS = [("grpc.max_receive_message_length", 1000)]
 LENGTH = 200

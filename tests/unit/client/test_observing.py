@@ -28,6 +28,7 @@ from charloom.v1 import reading_pb2, text_pb2
 from tests.unit.client.fake_answers import abort, error_info, failing, observe
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.twins import interrupt_soon, somewhere
+from tests.waiting import eventually
 
 GONE = failing(grpc.StatusCode.NOT_FOUND, "there is no session", error_info("SESSION_NOT_FOUND"))
 
@@ -74,14 +75,6 @@ def watched(server: FakeServer) -> Callable[..., Iterator[Any]]:
 def threads() -> set[threading.Thread]:
     """Threads of gRPC's clients: one for each channel in use, and one for each call that may send more messages."""
     return {thread for thread in threading.enumerate() if "_run" in thread.name}
-
-
-def soon(condition: Callable[[], bool]) -> bool:
-    for _ in range(6000):
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 class TestEitherObserves:
@@ -236,10 +229,10 @@ class TestObserve:
         with client.observe() as observer:
             observer.read("Hi")
             assert len(threads() - before) == 2
-        assert soon(lambda: threads() <= before)
+        eventually(lambda: threads() <= before)
         server.answers["Observe"] = GONE
         kept = client.observe()
-        assert soon(lambda: threads() <= before)
+        eventually(lambda: threads() <= before)
         with pytest.raises(NotFound):
             kept.read("Hi")
 
@@ -247,11 +240,11 @@ class TestObserve:
         before = threads()
         server.answers["Observe"] = waiting(server)
         observer = client.observe()
-        assert soon(lambda: bool(server.calls))
+        eventually(lambda: bool(server.calls))
         del observer
         gc.collect()
         assert server.ended.wait(30)
-        assert soon(lambda: threads() <= before)
+        eventually(lambda: threads() <= before)
 
     def test_a_closed_client_says_so(self, server: FakeServer) -> None:
         with Client(server.target) as client:

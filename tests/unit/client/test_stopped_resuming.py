@@ -24,10 +24,10 @@ from charloom.client import (
 from charloom.client._resumption import Resumption
 from charloom.client._sync.resuming import ResumingCall
 from charloom.v1 import generation_pb2
-from tests.integration.conftest import eventually
 from tests.unit.client.fake_answers import PIECES, breaking, error_info, failing, in_turn, retry_info
 from tests.unit.client.fake_server import FakeServer
 from tests.unit.client.twins import somewhere, with_and_without
+from tests.waiting import eventually
 
 shared_stream = with_and_without
 

@@ -66,14 +66,6 @@ def hand_out(deliveries: Sequence[Delivery]) -> None:
         row.receiver(chunk)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait until the condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.005)
-
-
 class Harness:
     def __init__(
         self,

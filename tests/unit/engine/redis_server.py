@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.programs import needed
 
 
@@ -97,16 +98,6 @@ class Sentinel:
             assert self._process.poll() is None
             time.sleep(0.05)
         pytest.fail("the sentinel does not do what it was asked to")
-
-
-def free_port() -> int:
-    """A port that is given to nobody else while this process runs; who reuses addresses, as Redis, may listen there."""
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
-    port: int = held.getsockname()[1]
-    held.detach()
-    return port
 
 
 def ask(port: int, *command: str) -> str:

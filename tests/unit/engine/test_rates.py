@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
 from contextvars import copy_context
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -20,6 +19,7 @@ from charloom.engine.sessions.stores.redis import RedisStore
 from charloom.engine.sessions.stores.sqlite import SqliteStore
 from charloom.engine.shares import Share, set_share
 from tests.unit.engine.redis_server import RedisServer
+from tests.waiting import eventually_async
 
 RATE = 100.0
 BURST = int(RATE * BURST_SECONDS)
@@ -38,14 +38,6 @@ async def admit(rates: Rates, share: Share) -> None:
     context = copy_context()
     context.run(set_share, share)
     await context.run(asyncio.ensure_future, rates.admit())
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if reached():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it does not come to that")
 
 
 async def test_who_has_no_limit_is_never_slowed() -> None:
@@ -132,10 +124,10 @@ async def test_while_the_ledger_is_away_each_server_counts_alone_and_says_so_onc
     with pytest.raises(QuotaExceeded):
         await admit(rates, SHOP)
     asked = ledger.asked
-    await until(lambda: ledger.asked > asked)
+    await eventually_async(lambda: ledger.asked > asked)
     ledger.works = True
     rates.spend(SHOP, 1)
-    await until(lambda: ledger.spent > 0)
+    await eventually_async(lambda: ledger.spent > 0)
     assert ledger.spent == BURST + 1, "what was used meanwhile, but no more than a full bucket"
     said = [record.getMessage() for record in caplog.records if record.name.startswith("charloom")]
     assert len(said) == 2, said
@@ -156,10 +148,10 @@ async def test_what_was_used_is_told_later_where_the_ledger_fails_unexpectedly()
     ledger = Failing()
     rates = Rates(ledger, Clock())
     rates.spend(SHOP, 30)
-    await until(lambda: ledger.asked > 0)
+    await eventually_async(lambda: ledger.asked > 0)
     ledger.works = True
     rates.spend(SHOP, 1)
-    await until(lambda: ledger.spent > 0)
+    await eventually_async(lambda: ledger.spent > 0)
     assert ledger.spent == 31
     rates.close()
 

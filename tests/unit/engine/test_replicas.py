@@ -186,12 +186,13 @@ async def test_a_conversation_whose_session_was_taken_over_says_so(engines: list
 async def test_an_observation_whose_session_was_taken_over_says_so(
     bundle: Bundle, decoder: Decoder, tmp_path: Path
 ) -> None:
-    stores = [SqliteStore(tmp_path / "sessions.db", 100, lease_seconds=0.1) for _ in range(2)]
+    clock = Clock()
+    stores = [SqliteStore(tmp_path / "sessions.db", 100, lease_seconds=LEASE, steady=clock.steady) for _ in range(2)]
     one, two = (Engine([(bundle, decoder)], None, store) for store in stores)
     session = await one.sessions.create(seed=7)
     observation = await one.reading.observe(ReadingRequest(session.key))
     await observation.read("abc")
-    await asyncio.sleep(0.2)  # nobody renews
+    clock.uptime += LEASE + 1  # nobody renews
     await two.reading.feed(ReadingRequest(session.key, text="xy"), 0)
     await one.sessions.keep_leases()
     with pytest.raises(errors.SessionTakenOver):

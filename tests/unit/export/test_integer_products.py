@@ -20,7 +20,8 @@ from charloom.bundle import Bundle, DecoderKind
 from charloom.export.graph import FLOAT
 from charloom.export.network_graph import NetworkGraph
 from charloom.export.quantize import ACTIVATION_SCALE, ACTIVATION_ZERO_POINT, WEIGHT_LIMIT, quantize_columns
-from charloom.export.weights import Matrix, decoder_weights
+from charloom.export.weights import decoder_weights
+from charloom.network.cells.cell import Matrix
 from tests.unit.export.decoder_calls import random_model
 
 Integers = NDArray[np.int64]

@@ -29,6 +29,7 @@ from charloom.server.identity.jwt_tokens import FileKeys, JwksProblem, JwtTokens
 from charloom.server.identity.open_gate import gate_of
 from charloom.server.identity.scopes import Scope
 from charloom.server.settings import ServerSettings
+from tests.waiting import eventually
 
 ISSUER, AUDIENCE = "https://issuer.example", "charloom"
 PRIVATE: dict[str, Any] = {
@@ -224,13 +225,6 @@ def no_thread(**_: object) -> threading.Thread:
     raise RuntimeError("there is no thread to give")
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_keys_at_a_url_are_fetched_again_without_waiting_for_them(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -256,13 +250,13 @@ def test_keys_at_a_url_are_fetched_again_without_waiting_for_them(
 
     site.content = b""
     assert not believed("two")  # asks for the keys again, which cannot be had
-    until(lambda: "stay as they were" in caplog.text)
+    eventually(lambda: "stay as they were" in caplog.text)
     assert tokens.holder(token())
     site.content = json.dumps(jwks(RS256="one", ES256="two")).encode()
     with monkeypatch.context() as full:
-        full.setattr(jwt_tokens.threading, "Thread", no_thread)
-        until(lambda: not believed("two") and "stay as they were: there is no thread to give" in caplog.text)
-    until(lambda: believed("two"))
+        full.setattr(threading, "Thread", no_thread)
+        eventually(lambda: not believed("two") and "stay as they were: there is no thread to give" in caplog.text)
+    eventually(lambda: believed("two"))
 
 
 @pytest.mark.parametrize(
@@ -355,7 +349,7 @@ def test_a_token_that_the_library_fails_on_is_malformed(
     def fail(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr(jwt_tokens.jwt, "decode", fail)
+    monkeypatch.setattr(jwt, "decode", fail)
     with pytest.raises(CredentialsInvalid, match="it is malformed;"):
         tokens.holder(token())
 

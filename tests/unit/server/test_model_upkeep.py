@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from charloom.bundle import Bundle, read_bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.engine import Engine
 from charloom.engine.errors import shown
+from charloom.engine.model_errors import ModelUnusable
 from charloom.server import model_changes, model_upkeep
 from charloom.server.audit import AuditLog
 from charloom.server.identity.signatures import new_signing_key, public_pem, sign
@@ -26,11 +26,7 @@ from charloom.server.model_upkeep import ModelUpkeep
 from charloom.server.open_runtime import model_folder
 from charloom.server.settings import ServerSettings
 from tests.unit.bundle.bundle_files import change_manifest
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
+from tests.waiting import eventually_async
 
 
 def version(bundle: Bundle, folder: Path, name: str, number: str) -> Path:
@@ -59,7 +55,7 @@ async def test_a_signal_loads_all_again_and_the_folder_anew_and_the_audit_log_ha
     await changes.unload("small")
     second = version(bundle, folder, "small", "2")
     upkeep.reload_all()
-    await until(lambda: len(told()) == 4)
+    await eventually_async(lambda: len(told()) == 4)
     assert told() == sorted(
         ("load-model", f"bundle {shown(str(path))}", "SIGHUP", result)
         for path in (hidden, second)
@@ -100,10 +96,10 @@ async def test_a_folder_that_does_not_answer_is_told_once_and_holds_up_nothing_e
     monkeypatch.setattr(folder, "changed", hangs)
     watching = asyncio.create_task(upkeep.watch())
     said = "the folder of models does not answer"
-    await until(lambda: said in caplog.text)
+    await eventually_async(lambda: said in caplog.text)
     hidden = version(bundle, tmp_path, "other", ".1")
     await changes.load("other/.1")
-    with pytest.raises(model_changes.ModelUnusable, match="does not answer; is its disk there"):
+    with pytest.raises(ModelUnusable, match="does not answer; is its disk there"):
         await changes.reload("small")
     upkeep.reload_all()
     reloaded = version(bundle, tmp_path, "other", ".2")
@@ -111,10 +107,10 @@ async def test_a_folder_that_does_not_answer_is_told_once_and_holds_up_nothing_e
     reloaded.rename(hidden)
     upkeep.reload_all()
     digest = read_bundle(hidden).manifest.digest
-    await until(lambda: digest in {model.digest for model in engine.models})
+    await eventually_async(lambda: digest in {model.digest for model in engine.models})
     assert caplog.text.count(said) == 1
     answers.set()
-    await until(lambda: "the folder of models answers again" in caplog.text)
+    await eventually_async(lambda: "the folder of models answers again" in caplog.text)
     watching.cancel()
     upkeep.stop()
     changes.stop()
@@ -134,18 +130,18 @@ async def test_what_could_not_be_loaded_for_want_of_trusted_keys_is_once_they_ar
     engine = Engine([(read_bundle(first), decoder)])
     changes = ModelChanges(engine, settings, model_folder(settings))
     upkeep = ModelUpkeep(engine, changes, AuditLog())
-    with pytest.raises(model_changes.ModelUnusable, match="cannot read"):
+    with pytest.raises(ModelUnusable, match="cannot read"):
         await changes.reload("small")
     upkeep.reload_all()
-    await until(lambda: "model small was not loaded: nothing has changed: cannot read" in caplog.text)
+    await eventually_async(lambda: "model small was not loaded: nothing has changed: cannot read" in caplog.text)
     watching = asyncio.create_task(upkeep.watch())
     for name, number in (("small", "2"), ("other", "1")):
         hidden = version(bundle, models, name, f".{number}")
         sign(read_bundle(hidden), key)
         hidden.rename(hidden.with_name(number))
-    await until(lambda: "waits until signatures can be checked" in caplog.text)
+    await eventually_async(lambda: "waits until signatures can be checked" in caplog.text)
     trusted.write_bytes(public_pem(key))
-    await until(lambda: sorted(changes.paths) == [str(models / "other" / "1"), str(models / "small" / "2")])
+    await eventually_async(lambda: sorted(changes.paths) == [str(models / "other" / "1"), str(models / "small" / "2")])
     watching.cancel()
     upkeep.stop()
     changes.stop()
@@ -169,14 +165,14 @@ async def test_once_stopped_it_begins_no_load_while_the_server_drains(
 
     monkeypatch.setattr(engine, "let_go_of_models", counted)
     watching = asyncio.create_task(upkeep.watch())
-    await until(lambda: len(rounds) > 2)
+    await eventually_async(lambda: len(rounds) > 2)
     upkeep.stop()
     changes.stop()
     version(bundle, tmp_path, "small", ".2").rename(tmp_path / "small" / "2")
     rounds.clear()
-    await until(lambda: len(rounds) > 10)
+    await eventually_async(lambda: len(rounds) > 10)
     upkeep.reload_all()
-    await until(lambda: not upkeep._tasks)
+    await eventually_async(lambda: not upkeep._tasks)
     assert "was not loaded" not in caplog.text
     watching.cancel()
     await engine.drain(0)
@@ -194,7 +190,7 @@ async def test_new_models_of_the_folder_come_in_its_order_whichever_load_ends_fi
 
     async def slow(path: Path) -> Any:
         if path.parent.name in ("b", "d"):
-            await until(lambda: path.parent.name.translate(after) in {model.name for model in engine.models})
+            await eventually_async(lambda: path.parent.name.translate(after) in {model.name for model in engine.models})
         return await load_at(path)
 
     after = str.maketrans("bd", "ce")
@@ -203,12 +199,12 @@ async def test_new_models_of_the_folder_come_in_its_order_whichever_load_ends_fi
         version(bundle, tmp_path, name, "1")
     for _ in range(2):  # it is to have stayed the same from look to look
         await upkeep._load_changed()
-    await until(lambda: not upkeep._loading)
+    await eventually_async(lambda: not upkeep._loading)
     assert [model.name for model in engine.models] == ["small", "b", "c"]
     for name in ("d", "e"):
         version(bundle, tmp_path, name, "1")
     upkeep.reload_all()
-    await until(lambda: not upkeep._tasks)
+    await eventually_async(lambda: not upkeep._tasks)
     assert [model.name for model in engine.models] == ["small", "b", "c", "d", "e"]
     upkeep.stop()
     changes.stop()
@@ -241,11 +237,11 @@ async def test_another_process_is_told_what_serves_and_not_what_is_chosen_and_st
     monkeypatch.setattr(model_changes, "open_decoder", slow)
     third = version(bundle, tmp_path, "small", ".3").rename(tmp_path / "small" / "3")
     watching = asyncio.create_task(upkeep.watch())
-    await until(opening.is_set)
+    await eventually_async(opening.is_set)
     assert await upkeep.serves() == {**expected, "chosen": {}}
     go_on.set()
-    await until(lambda: changes.paths == [str(third)])
-    await until(lambda: not upkeep._loading)
+    await eventually_async(lambda: changes.paths == [str(third)])
+    await eventually_async(lambda: not upkeep._loading)
     assert (await upkeep.serves())["chosen"].keys() == {"small"}
     watching.cancel()
     upkeep.stop()

@@ -18,6 +18,7 @@ from charloom.server.processes.child import Child, ChildFailed
 from charloom.server.processes.link import Link, Refused
 from charloom.server.processes.parent import Parent
 from charloom.server.settings import ServerSettings
+from tests.waiting import eventually_async
 
 Does = Callable[[str, dict[str, Any]], Awaitable[Any]]
 SERVES = {"bundles": ["/models/small"], "digests": {"/models/small": "d1"}, "chosen": {}}
@@ -113,18 +114,13 @@ async def fakes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[int, Fake
     await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
-
-
 async def second_child_starting(parent: Parent, fakes: dict[int, Fake]) -> tuple[Fake, asyncio.Task[None]]:
     """The second of two children, which has heard that it is to start, and its start; the first one takes calls."""
     late = fakes[2] = Fake()
     late.starts.clear()
     await parent._start(1)
     starting = asyncio.create_task(parent._start(2))
-    await until(lambda: "start" in late.heard)
+    await eventually_async(lambda: "start" in late.heard)
     return late, starting
 
 
@@ -135,7 +131,7 @@ async def test_a_child_starts_while_a_change_waits_for_a_disk_and_takes_part_in_
     slow.prepares.clear()
     await parent._start(1)
     change = asyncio.create_task(slow.link.ask("change", change="load", on="/models/small", token=0))
-    await until(lambda: "prepare" in slow.heard)
+    await eventually_async(lambda: "prepare" in slow.heard)
     await asyncio.wait_for(parent._start(2), 30)
     assert fakes[2].serving == SERVES
     slow.serves = {**SERVES, "digests": {"/models/small": "d2"}}
@@ -203,18 +199,18 @@ async def test_a_child_that_could_not_start_is_none_of_those_that_are_told_anyth
     failing.fails = "its bundle is gone"
     fakes[1] = failing
     first.kill()
-    await asyncio.wait_for(until(lambda: failing.heard and not parent._children), 30)
+    await eventually_async(lambda: failing.heard and not parent._children)
     keeping.cancel()
 
 
 async def test_a_child_that_starts_is_told_a_reload_once_it_takes_calls(parent: Parent, fakes: dict[int, Fake]) -> None:
     late, starting = await second_child_starting(parent, fakes)
     parent._reload()
-    await until(lambda: "reload" in fakes[1].heard)
+    await eventually_async(lambda: "reload" in fakes[1].heard)
     assert "reload" not in late.heard
     late.starts.set()
     await starting
-    await until(lambda: "reload" in late.heard)
+    await eventually_async(lambda: "reload" in late.heard)
 
 
 async def test_a_change_waits_until_all_children_have_taken_calls_once(
@@ -225,9 +221,9 @@ async def test_a_change_waits_until_all_children_have_taken_calls_once(
     late = fakes[2] = Fake()
     late.starts.clear()
     serving = asyncio.create_task(parent.serve(lambda child: None))
-    await until(lambda: parent.ready)
+    await eventually_async(lambda: parent.ready)
     change = asyncio.create_task(fakes[1].link.ask("change", change="load", on="x", token=0))
-    await until(lambda: parent._changes)
+    await eventually_async(lambda: parent._changes)
     late.starts.set()
     assert await change is None
     assert [said for said in late.heard if said != "alive"] == ["start", "prepare", "decide"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from charloom.server.model_changes import ModelChanges
 from charloom.server.open_runtime import UNFORESEEN, open_runtime
 from charloom.server.runtime import Runtime
 from charloom.server.settings import ServerSettings
+from tests.waiting import eventually_async
 
 
 class SlowToRecover(MemoryStore):
@@ -56,11 +57,6 @@ def _keep_often(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runtime, often, 0.004)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
-
-
 def runtime_of(engine: Engine) -> Runtime:
     return Runtime(engine, ModelChanges(engine, ServerSettings(), None), Alone(), AuditLog(), grace_seconds=0)
 
@@ -75,7 +71,7 @@ async def test_the_upkeep_survives_a_store_that_does_not_answer(
     writer = await engine.sessions.acquire((await engine.sessions.create()).key)
     with caplog.at_level(logging.WARNING):
         running.start()
-        await until(lambda: store.sweeps >= 4 and store.renewals >= 4)
+        await eventually_async(lambda: store.sweeps >= 4 and store.renewals >= 4)
     for lost in ("were not swept", "leases were not renewed"):
         assert len([record for record in caplog.records if lost in record.message]) == 2
     assert not running.failed.is_set()
@@ -99,7 +95,7 @@ async def test_free_memory_is_given_back_where_that_failed_before(
     monkeypatch.setattr(runtime, "give_memory_back", fails_once)
     running = runtime_of(Engine([(bundle, decoder)]))
     running.start()
-    await until(lambda: len(tries) >= 3)
+    await eventually_async(lambda: len(tries) >= 3)
     await running.drain()
     await running.close(1)
 
@@ -153,7 +149,7 @@ async def test_a_server_without_memory_for_any_call_does_not_start(
     in_use, engines = in_use.copy(), list[Engine]()
     monkeypatch.setattr(opening, "memory_limit", lambda: 500 * processes * 2**20)
     monkeypatch.setattr(opening, "memory_in_use", lambda: in_use[0] * 2**20)
-    made = opening.Engine
+    made = Engine
 
     def engine_that_takes_memory(*given: Any) -> Engine:
         in_use.pop(0)
@@ -187,7 +183,7 @@ async def test_what_the_first_steps_have_taken_is_not_for_calls(
 ) -> None:
     mebi, used = 2**20, [100, 130]
     monkeypatch.setattr(opening, "memory_in_use", lambda: used[0] * mebi)
-    made = opening.Engine
+    made = Engine
 
     def engine_that_takes_memory(*given: Any) -> Engine:
         used.pop(0)

@@ -20,13 +20,14 @@ from charloom.bundle import WEIGHTS_FILE, BundleError, DecoderKind, read_bundle
 from charloom.cli.main import main
 from charloom.export import export_bundle
 from charloom.models import BUNDLED_MODEL
-from charloom.training import loop
 from charloom.training import soft_targets as soft_targets_module
-from charloom.training.checkpoint import load_trained, read_checkpoint
+from charloom.training.checkpoint import load_trained, read_checkpoint, write_checkpoint
 from charloom.training.data.batches import Batches
 from charloom.training.data.corpus import Corpus
 from charloom.training.data.stream import Stream
+from charloom.training.data.texts import digest_of
 from charloom.training.files import CheckpointError
+from charloom.training.learner import Learner
 from charloom.training.loop import Trainer
 from charloom.training.run_directory import BEST_FILE, LAST_FILE, load_validation
 from charloom.training.soft_targets import FACTS_FILE, SOFT_TARGETS_FILE, read_soft_targets, write_soft_targets
@@ -135,7 +136,7 @@ def test_soft_targets_are_the_mean_of_what_teachers_predict_with_the_state_carri
 def test_the_soft_targets_of_a_run_are_read_once_at_a_start(
     teacher: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest, read = soft_targets_module.digest_of, []
+    digest, read = digest_of, []
 
     def counted(files: list[Path]) -> str:
         read.extend(file.name for file in files if file.name == SOFT_TARGETS_FILE)
@@ -191,14 +192,14 @@ def test_the_loss_is_the_text_s_and_the_teachers_in_their_shares_at_a_temperatur
 ) -> None:
     """Against the formula in float64."""
     seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    mixed = loop.Learner._mixed
+    mixed = Learner._mixed
 
-    def watched(self: loop.Learner, of_text: Tensor, logits: Tensor, soft: Tensor) -> Tensor:
+    def watched(self: Learner, of_text: Tensor, logits: Tensor, soft: Tensor) -> Tensor:
         loss = mixed(self, of_text, logits, soft)
         seen.append((of_text.detach(), logits.detach().double(), soft.double().flatten(0, 1), loss.detach()))
         return loss
 
-    monkeypatch.setattr(loop.Learner, "_mixed", watched)
+    monkeypatch.setattr(Learner, "_mixed", watched)
     student(tmp_path / "run", corpus, teacher, stop_after=3, teacher_share=0.3, teacher_temperature=2)
     assert len(seen) == 3
     for of_text, logits, soft, loss in seen:
@@ -257,7 +258,7 @@ def test_a_run_keeps_its_teachers(whole: Path, teacher: Path, corpus: Corpus, tm
     shutil.copytree(teacher, changed)
     weights = read_checkpoint(changed / BEST_FILE)
     weights.tensors["model.head.bias"] += 1
-    loop.write_checkpoint(changed / BEST_FILE, weights)
+    write_checkpoint(changed / BEST_FILE, weights)
     with pytest.raises(CheckpointError, match=r"not the teachers that .* began with \(teacher, in this order"):
         student(whole, corpus, changed)
     student(tmp_path / "plain", corpus, stop_after=1)
@@ -335,7 +336,7 @@ def masked_teacher(teacher: Path, copy: Path) -> Path:
     shutil.copytree(teacher, copy)
     checkpoint = read_checkpoint(copy / BEST_FILE)
     checkpoint.facts["config"]["mask"] = "numbers"
-    loop.write_checkpoint(copy / BEST_FILE, checkpoint)
+    write_checkpoint(copy / BEST_FILE, checkpoint)
     return copy
 
 
@@ -376,7 +377,7 @@ def test_teachers_that_do_not_fit_are_refused_before_the_text_is_read(
     grown = {"model.embedding.weight": (256, 8), "model.head.weight": (256, 16), "model.head.bias": (256,)}
     for name, shape in grown.items():
         checkpoint.tensors[name] = torch.zeros(shape)
-    loop.write_checkpoint(other / BEST_FILE, checkpoint)
+    write_checkpoint(other / BEST_FILE, checkpoint)
     masked = masked_teacher(teacher, tmp_path / "masked")
     places = {"RUN": teacher, "OTHER": other, "MASKED": masked, "NOTHING": tmp_path / "nothing"}
     given = [str(places.get(flag, flag)) for flag in flags]

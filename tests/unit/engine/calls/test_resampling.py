@@ -30,7 +30,8 @@ from charloom.engine.errors import Draining, InvalidRequest
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.rates import Rates
 from charloom.engine.shares import Share
-from tests.unit.engine.looms import Slow, eventually
+from tests.unit.engine.looms import Slow
+from tests.waiting import eventually
 
 PATTERN = r"[A-Z]{3,8}: [a-z ]+\."
 CHOICES = ("the", "then", "them", "that", "thing", "state", "statement", "and", "an", "zoo", "zebra", "q")

@@ -16,7 +16,7 @@ from charloom.engine.engine import Engine
 from charloom.engine.quotas import Quota, QuotaExceeded
 from charloom.engine.rates import AHEAD_SECONDS, BURST_SECONDS
 from charloom.engine.shares import Share, set_share
-from tests.unit.engine.looms import eventually
+from tests.waiting import eventually
 
 RATE = 50.0
 SAVED = int(RATE * BURST_SECONDS)

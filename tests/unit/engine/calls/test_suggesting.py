@@ -6,7 +6,7 @@ import pytest
 
 from charloom.bundle import Bundle, Vocabulary
 from charloom.engine.calls import suggesting
-from charloom.engine.calls.beam_search import BeamSearch, Boundary
+from charloom.engine.calls.beam_search import BeamSearch, Boundary, boundary_automaton
 from charloom.engine.calls.requests import ReadingRequest
 from charloom.engine.calls.suggesting import SuggestionRequest
 from charloom.engine.constraints.constraint import Constraint, Kind
@@ -41,7 +41,7 @@ async def test_a_search_over_a_large_vocabulary_keeps_no_other_call_waiting(
 async def test_all_symbols_are_looked_at_in_a_thread_and_only_where_a_boundary_is_kept(
     bundle: Bundle, decoder: Decoder, monkeypatch: pytest.MonkeyPatch, constraint: Constraint | None
 ) -> None:
-    threads, make = [], suggesting.boundary_automaton
+    threads, make = [], boundary_automaton
 
     def seen(boundary: Boundary, vocabulary: Vocabulary) -> Automaton:
         threads.append(threading.current_thread())

@@ -12,7 +12,7 @@ from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine
 from charloom.engine.loom.jobs import Chunk, Finish, FinishReason, Job
-from tests.unit.engine.looms import eventually
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize(

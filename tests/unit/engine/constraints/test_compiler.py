@@ -236,5 +236,5 @@ def test_what_a_process_reads_counts_in_its_memory(monkeypatch: pytest.MonkeyPat
     def full(_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(child.json, "load", full)
+    monkeypatch.setattr(json, "load", full)
     assert json.loads(child._answer(io.StringIO())) == {"problem": "it takes too much memory"}

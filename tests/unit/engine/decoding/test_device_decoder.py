@@ -28,8 +28,9 @@ from charloom.engine.loom.jobs import FinishReason, Stops
 from tests.oracles.one_text import generate_stepwise
 from tests.unit.devices import CUDA, DEVICES
 from tests.unit.engine.decoding.recorded_graphs import record_graphs
-from tests.unit.engine.looms import Harness, eventually
+from tests.unit.engine.looms import Harness
 from tests.unit.export.decoder_calls import assert_same_rows, exported, picked_rows, random_model, with_sampling
+from tests.waiting import eventually
 
 ROWS = 8
 

@@ -32,7 +32,7 @@ from charloom.engine.engine import Engine
 from tests.unit.bundle import hostile_graphs
 from tests.unit.bundle.bundle_files import replace_file
 from tests.unit.bundle.hostile_graphs import Tamper, tamper
-from tests.unit.engine.looms import eventually
+from tests.waiting import eventually
 
 Copied = Callable[[], Path]
 ELSEWHERE = pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from charloom.engine.loom import loom
 from charloom.engine.loom.jobs import FinishReason
 from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
-from tests.unit.engine.looms import Harness, Slow, eventually
+from tests.unit.engine.looms import Harness, Slow
+from tests.waiting import eventually
 
 
 def test_a_job_that_another_caller_displaces_ends_at_once_and_is_not_run(decoder: Decoder, bundle: Bundle) -> None:

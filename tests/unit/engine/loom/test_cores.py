@@ -10,7 +10,7 @@ import pytest
 
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.loom.cores import Cores, Flow, InTurn
-from tests.unit.engine.looms import eventually
+from tests.waiting import eventually
 
 WAITING = 20
 

@@ -15,7 +15,8 @@ from charloom.engine.decoding.decoder import Decoder, Inputs, Outputs
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.loom.jobs import FinishReason
 from tests.oracles.one_text import generate_stepwise
-from tests.unit.engine.looms import Harness, Slow, eventually
+from tests.unit.engine.looms import Harness, Slow
+from tests.waiting import eventually
 
 
 def test_one_job_gives_the_text_of_the_oracle(harness: Harness) -> None:

@@ -19,7 +19,8 @@ from charloom.engine.loom.jobs import FinishReason, Job
 from charloom.engine.loom.row import Delivery, RowState
 from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
-from tests.unit.engine.looms import Harness, JobReader, Slow, eventually, hand_out
+from tests.unit.engine.looms import Harness, JobReader, Slow, hand_out
+from tests.waiting import eventually
 
 
 def test_a_cancelled_job_leaves_within_a_tick_and_keeps_what_was_delivered(decoder: Decoder, bundle: Bundle) -> None:

@@ -17,7 +17,8 @@ from charloom.engine.loom.live_rows import LiveRows
 from charloom.engine.loom.row import Delivery, Row, RowState
 from charloom.engine.shares import Share
 from tests.oracles.one_text import generate_stepwise
-from tests.unit.engine.looms import Harness, Slow, eventually
+from tests.unit.engine.looms import Harness, Slow
+from tests.waiting import eventually
 
 
 def test_a_reader_that_stops_reading_pauses_its_job_and_no_other(decoder: Decoder, bundle: Bundle) -> None:

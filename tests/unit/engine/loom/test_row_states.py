@@ -19,7 +19,8 @@ from charloom.engine.loom import loom as loom_module
 from charloom.engine.loom.jobs import FinishReason, Job
 from charloom.engine.loom.row import CHANGES, Row, RowState
 from charloom.engine.shares import Share
-from tests.unit.engine.looms import Harness, JobReader, Slow, eventually
+from tests.unit.engine.looms import Harness, JobReader, Slow
+from tests.waiting import eventually
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "architecture.md"
 ENGINE = PAGE.parents[1] / "server/charloom/engine"

@@ -10,8 +10,7 @@ import pytest
 from charloom.bundle import Bundle
 from charloom.engine import errors
 from charloom.engine.calls.generation import GenerationResult, TextDelta
-from charloom.engine.calls.reading import ReadingRequest
-from charloom.engine.calls.requests import GenerationRequest
+from charloom.engine.calls.requests import GenerationRequest, ReadingRequest
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.sampling import Sampling
 from charloom.engine.engine import Engine

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -19,8 +18,10 @@ from cryptography.x509.oid import NameOID
 from charloom.engine.errors import StoreUnavailable
 from charloom.engine.sessions.session import Key
 from charloom.engine.sessions.stores.open_store import open_store
-from tests.unit.engine.redis_server import RedisServer, Sentinel, free_port
+from tests.ports import free_port
+from tests.unit.engine.redis_server import RedisServer, Sentinel
 from tests.unit.engine.stores import InRedis, grown, ids, made
+from tests.waiting import eventually
 
 
 class Failover:
@@ -35,7 +36,7 @@ class Failover:
         self.name = folder / "master.sock"
         self.name.symlink_to(self.one.socket)
         self.follow()
-        until(lambda: "master_link_status:up" in self.other.ask("INFO", "replication"))
+        eventually(lambda: "master_link_status:up" in self.other.ask("INFO", "replication"))
 
     def options(self) -> list[str]:
         """Of each."""
@@ -51,7 +52,7 @@ class Failover:
 
     def until_caught_up(self) -> None:
         """Wait until the replica has all that was written. (WAIT waits for its own connection's writes alone.)"""
-        until(lambda: offset(self.one, "master_repl_offset") == offset(self.other, "slave_repl_offset"))
+        eventually(lambda: offset(self.one, "master_repl_offset") == offset(self.other, "slave_repl_offset"))
 
     def happen(self) -> None:
         self.until_caught_up()
@@ -76,19 +77,12 @@ class InCluster(Failover):
         number = self.one.ask("CLUSTER", "MYID").splitlines()[-1]
         bus = self.one.ask("CLUSTER", "NODES").split("@")[1].split()[0]
         self.other.told("CLUSTER", "MEET", "127.0.0.1", str(self.one.port), bus)
-        until(lambda: self.other.ask("CLUSTER", "REPLICATE", number) == "+OK\r\n")
+        eventually(lambda: self.other.ask("CLUSTER", "REPLICATE", number) == "+OK\r\n")
 
     def change_places(self) -> None:
-        until(lambda: "cluster_state:ok" in self.other.ask("CLUSTER", "INFO"))
+        eventually(lambda: "cluster_state:ok" in self.other.ask("CLUSTER", "INFO"))
         self.other.told("CLUSTER", "FAILOVER")
-        until(lambda: "role:slave" in self.one.ask("INFO", "replication"))
-
-
-def until(reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+        eventually(lambda: "role:slave" in self.one.ask("INFO", "replication"))
 
 
 def offset(server: RedisServer, which: str) -> int:

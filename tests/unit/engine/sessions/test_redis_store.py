@@ -24,9 +24,10 @@ from charloom.engine.sessions.session import Call, Key
 from charloom.engine.sessions.stores import redis_connections
 from charloom.engine.sessions.stores.open_store import open_store
 from charloom.engine.sessions.stores.store import TOMBSTONE_SECONDS
-from tests.unit.engine.looms import eventually
-from tests.unit.engine.redis_server import RedisServer, free_port
+from tests.ports import free_port
+from tests.unit.engine.redis_server import RedisServer
 from tests.unit.engine.stores import LEASE, InRedis, grown, ids, made, same
+from tests.waiting import eventually
 
 AT_ONCE = 30.0
 """Seconds in which a hundred calls end that wait a second each, if they wait at the same time."""

@@ -62,8 +62,8 @@ def test_means_are_those_of_the_trace(small: Reading, tmp_path: Path) -> None:
     )
     gates.draw(result, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
-    means, extremes = gates.tables(result)
-    assert means.row_count == len(result.counts)
+    of_classes, extremes = gates.tables(result)
+    assert of_classes.row_count == len(result.counts)
     assert extremes.row_count == 2
 
 
