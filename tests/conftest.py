@@ -5,35 +5,31 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from pydoc_data import topics
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import hypothesis
 import pytest
-import torch
 
 from charloom.bundle import Bundle, DecoderKind, read_bundle
 from charloom.engine.decoding.decoder import Decoder
 from charloom.engine.decoding.first_steps import FirstSteps, Pace, at_once, first_steps
 from charloom.engine.decoding.open_decoder import open_decoder
 from charloom.engine.loom import model
-from charloom.export import export_bundle
-from charloom.training.checkpoint import load_trained
-from charloom.training.config import TrainingConfig
-from charloom.training.data.corpus import read_corpus
-from charloom.training.loop import Trainer
-from charloom.training.records import Evaluation, Progress
-from charloom.training.run_directory import load_validation
+
+if TYPE_CHECKING:  # what trains and exports is imported where that is done: torch takes seconds
+    from charloom.training.records import Evaluation, Progress
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-# Small models gain nothing from more threads, and lose much when the machine is busy: here and in the processes that
-# tests start.
-torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Small models gain nothing from more threads, and lose much when the machine is busy: here, where torch is imported
+# later, and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A shell starts what is to run in the background with SIGINT ignored; some tests interrupt themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -75,7 +71,7 @@ def _process_is_left_as_it_was() -> Iterator[None]:
         return {
             "folder": os.getcwd(),
             "level of the logs": logging.getLogger().level,
-            "threads of torch": torch.get_num_threads(),
+            "threads of torch": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 1,
         } | {one.name: signal.getsignal(one) for one in signals}
 
     before = found()
@@ -110,6 +106,10 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_directory(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run: 2 x 48, one epoch, some seconds."""
+    from charloom.training.config import TrainingConfig
+    from charloom.training.data.corpus import read_corpus
+    from charloom.training.loop import Trainer
+
     config = TrainingConfig.model_validate({**SMALL, "epochs": 1, "sequence_length": 32, "learning_rate": 1e-2})
     run = tmp_path_factory.mktemp("run") / "small"
     outcome = Trainer(config, read_corpus(text_file, config.unit), run).train(Silent())
@@ -120,6 +120,10 @@ def run_directory(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def bundle(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The run's bundle with all three decoders, named "small". Tests that change a bundle copy it first."""
+    from charloom.export import export_bundle
+    from charloom.training.checkpoint import load_trained
+    from charloom.training.run_directory import load_validation
+
     path = tmp_path_factory.mktemp("bundles") / "small"
     export_bundle(load_trained(run_directory), load_validation(run_directory), path, name="small")
     return read_bundle(path)
