@@ -1,7 +1,7 @@
-"""The engine: text from trained models for many callers at once, and sessions that keep what a text goes on from.
+"""The engine: serves text from trained models to many callers at once, and keeps sessions that texts continue.
 
-`calls` (what a caller may ask) stands on `sessions` (what is kept), that on `loom` (the continuous-batching scheduler),
-and that on `decoding` (the network and how tokens are chosen); each imports those below it and none above. Beside the
-loom, `constraints` (what a text may be) and `watching` (what is unusual in logs) stand on `decoding`. The engine knows
-no transport. Only the TorchScript decoders import torch, and only where one is asked for.
+The layers, top down: `calls` (the operations that callers ask for), `sessions` (kept states), `loom` (the
+continuous-batching scheduler), `decoding` (the network, and choosing tokens); each imports those below it and none
+above. Beside the loom, `constraints` (allowed texts) and `watching` (unusual lines of logs) use `decoding`. The engine
+knows no transport. Only the TorchScript decoders import torch, and only where one is asked for.
 """

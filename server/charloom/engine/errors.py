@@ -25,7 +25,7 @@
     +-- TooMuchMemory           no call may need so much; it is in `memory_budget`
     +-- QuotaExceeded           more than this caller may have; it is in `quotas`
     +-- Draining                the engine is stopping
-    +-- ReaderStalled           nobody reads the text
+    +-- ReaderStalled           the text was not read
     +-- ClientIdle              the client has sent nothing for too long
     +-- DecoderFailure          the decoder broke off
 

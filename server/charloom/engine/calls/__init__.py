@@ -1,1 +1,1 @@
-"""What a caller may ask for, where a call starts, and what it gives back."""
+"""The operations that callers ask for: checking requests, starting calls, and making results."""

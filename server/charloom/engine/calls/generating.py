@@ -146,8 +146,8 @@ class Generating:
         """Reserve the memory that `count` generations may need, until the end of the call.
 
         Raises:
-            TooMuchMemory: there is never so much memory.
-            Overloaded: there is not so much now.
+            TooMuchMemory: no call may use so much.
+            Overloaded: not so much is free now.
         """
         self._budget.hold(self._needed(start, count))
 

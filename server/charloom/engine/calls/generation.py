@@ -127,7 +127,7 @@ class Generation:
 
     Args:
         model: generates the tokens and turns them into text
-        job: what to generate, and from where
+        job: what to generate, and the state to start from
         sink: gets its states; None: they are not kept
         describe: makes the result
         arrived: the position up to which the reader has the text already, from an earlier stream of the same call

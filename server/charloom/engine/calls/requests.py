@@ -39,7 +39,7 @@ MostTokens = Callable[[Vocabulary], int]
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to generate, and from where."""
+    """What to generate, and where to start."""
 
     model: str = ""
     """Empty: the session's model, or the first one."""
@@ -94,7 +94,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class ReadingRequest:
-    """What to read, and from where."""
+    """What to read, and where to start."""
 
     key: Key
     """Of the session; with an empty id: start from `state`, or from the zero state."""

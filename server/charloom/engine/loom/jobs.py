@@ -51,7 +51,7 @@ class Stops:
 
 @dataclass(frozen=True)
 class Job:
-    """What to feed and to generate, and from where."""
+    """What to feed and to generate, and the state to start from."""
 
     start: Snapshot
     prompt: Ints

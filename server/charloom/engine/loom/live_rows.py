@@ -75,7 +75,7 @@ class LiveRows:
             else:
                 row.change(RowState.PAUSED)
                 self.paused[row] = None
-                look = True  # its reader may have read before it could see that
+                look = True  # its reader may have read before the row was PAUSED, without waking a worker
         return look
 
     def leave(self, row: Row) -> None:

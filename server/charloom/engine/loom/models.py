@@ -35,7 +35,7 @@ class Models:
 
     Raises:
         ValueError: there is no model, or two have the same name.
-        BundleError: the first steps of a decoder or inspector fail, or do not come to an end (BundleStuck).
+        BundleError: the first steps of a decoder or inspector fail, or do not end (BundleStuck).
     """
 
     def __init__(self, models: Sequence[tuple[Bundle, Decoder]], limits: Limits) -> None:

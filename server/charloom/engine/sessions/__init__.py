@@ -1,1 +1,1 @@
-"""Sessions as values: what they are, who writes them, how they are stored and sealed."""
+"""Sessions as values: their data, their writers, storing and sealing them."""
