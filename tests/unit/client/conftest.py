@@ -88,14 +88,6 @@ def proxy(server: FakeServer) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
-    """An address where nothing listens, and nothing else can begin to."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{held.getsockname()[1]}"
-
-
-@pytest.fixture
 def nowhere() -> Iterator[str]:
     """An address that takes connections and never says anything."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
