@@ -1,4 +1,4 @@
-"""How a call begins, whichever transport brings it: its record, who makes it, and whether there is room for it."""
+"""The beginning of a call on any transport: its record, its caller, and whether the server has room for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORWARDED_KEY = "x-forwarded-for"
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a call says of itself, and where it comes from."""
+    """The credentials and headers of a call, and the address that it comes from."""
 
     host: str
     """The address of the other end of the connection; empty for a Unix socket."""
@@ -42,7 +42,7 @@ class Arrival:
     """The subject alternative names of the client's certificate, which TLS has checked; None without one."""
     request_ids: Sequence[str] = ()
     carried: Mapping[str, str] = field(default_factory=dict)
-    """The headers of `Admission.carriers` that it has."""
+    """Those headers of the call that `Admission.carriers` names."""
 
 
 class Admission:
@@ -64,7 +64,7 @@ class Admission:
         """Whether clients may show certificates."""
         on_end = [log_call] if settings.log_calls else []
         self.carriers: Collection[str] = ()
-        """Headers, or metadata, that say which trace a call belongs to."""
+        """Names of the headers, or metadata, that carry the trace of a call."""
         if settings.traces:
             traces = open_traces()
             on_end.append(traces.tell)
@@ -78,10 +78,10 @@ class Admission:
 
         Args:
             method: its name in records
-            scope: what it needs
-            arrival: what it says of itself
-            at_end: has something done at its end
-            begun: called with its record, before it can be refused or end
+            scope: the scope that it needs
+            arrival: its credentials, headers and address
+            at_end: registers what is to be done at the end of the call
+            begun: called with its record, before the call can be refused or end
 
         Raises:
             CredentialsMissing, CredentialsInvalid, ScopeMissing, TenantNotAllowed, InvalidRequest: as `Gate.admit`.
@@ -98,9 +98,10 @@ class Admission:
         set_end(at_end)
 
     def check(self, scope: Scope, arrival: Arrival) -> Callable[[], None]:
-        """What sees, about once a second, that who made a call would be let in now: keys are revoked, and expire.
+        """Return a check that the caller would still be let in: keys may be revoked or expire during a call.
 
-        It raises CredentialsInvalid, ScopeMissing and others, as `Gate.admit`.
+        The check does its work at most about once a second, and raises CredentialsInvalid, ScopeMissing and others, as
+        `Gate.admit`.
         """
         due = time.monotonic() + LOOK_SECONDS
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 1.0
-"""After the last generation ended, how long its last message may take to leave, and its session to be written."""
+"""How long, after the last generation ended, its last message may take to leave and its session to be written."""
 
 
 class DecoderStuck(RuntimeError):
-    """A decoder does not return. Its thread goes on until the process ends, which is what to do, with `os._exit`: a
-    thread that is inside a library lets no interpreter end in order.
+    """A decoder does not return, and its thread cannot be ended. End the process with `os._exit`: the interpreter
+    cannot exit in order while a thread is inside a library.
     """
 
 
@@ -60,7 +60,7 @@ class Server:
         from charloom.server.telemetry.engine_metrics import EngineMetrics
 
         self._engine_metrics = EngineMetrics(self.engine, per_tenant=settings.metrics_per_tenant)
-        if settings.processes > 1:  # whoever wants them asks the parent, who adds them up
+        if settings.processes > 1:  # the parent serves the metrics, summed over all processes
             self._runtime.group.answer_with(METRICS, self._engine_metrics.text)
             return
         from charloom.server.telemetry.metrics_listener import MetricsListener
@@ -69,7 +69,7 @@ class Server:
 
     @property
     def engine(self) -> Engine:
-        """What it serves."""
+        """The engine that it serves."""
         return self._runtime.engine
 
     @property
@@ -93,11 +93,11 @@ class Server:
         return self._grpc.port
 
     async def start(self) -> None:
-        """Listen and serve; where that fails, everything is closed.
+        """Listen and serve; if that fails, close everything.
 
         Raises:
             PortInUse: an address is taken, or cannot be listened on.
-            ValueError: what a listener needs cannot be used, for example its certificates.
+            ValueError: something that a listener needs cannot be used, for example its certificates.
         """
         self._runtime.start()
         if self._engine_metrics is not None:
@@ -110,22 +110,22 @@ class Server:
             raise
 
     async def failed(self) -> None:
-        """Wait until nothing more can be generated, because a worker of the engine is gone or stuck."""
+        """Wait until a worker of the engine is gone or stuck, so that nothing more can be generated."""
         await self._runtime.failed.wait()
 
     def reload_models(self) -> None:
-        """Begin to load all models again, from where they came."""
+        """Begin to load all models again, each from its source."""
         self._runtime.model_upkeep.reload_all()
 
     async def serves(self) -> dict[str, Any]:
-        """What another process has to know to serve the same models; see `ModelUpkeep.serves`."""
+        """Describe the models for another process that is to serve the same; see `ModelUpkeep.serves`."""
         return await self._runtime.model_upkeep.serves()
 
     async def stop(self) -> None:
         """Announce the stop, let running calls end within the grace time, end the others, close.
 
         Raises:
-            DecoderStuck: everything is closed, and a thread goes on.
+            DecoderStuck: everything is closed, but a thread still runs.
         """
         for listener in self._listeners:
             await listener.announce_stop()
@@ -175,7 +175,7 @@ async def open_server(
         return Server(runtime, settings)
     except BaseException:
         await runtime.drain()
-        await runtime.close(0)  # the store may have taken up sessions that it has to write again
+        await runtime.close(0)  # the store may hold sessions that it has to write again
         raise
 
 
@@ -186,19 +186,19 @@ async def serve(
     orders: Orders | None = None,
     group: Group | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Both are ignored once it has ended, as the process is to end too.
+    """Serve until SIGTERM or SIGINT. Both are ignored after that, because the process is about to end.
 
     Args:
         models: bundles with their decoders
         settings: the settings
         ready: called once the server takes calls, unless it is asked to stop before
-        orders: says what to call when the server is asked to stop, and to load its models again; None: signals do
-        group: as of `open_server`
+        orders: registers callbacks for requests to stop and to load the models again; None: signals are the requests
+        group: as in `open_server`
 
     Raises:
         PortInUse: the address is taken.
         ValueError, OSError: as `open_server`.
-        DecoderStuck: it has ended, and a thread goes on.
+        DecoderStuck: the server has ended, but a thread still runs.
     """
     orders = orders or call_when_asked
     asked = asyncio.Event()
@@ -209,7 +209,7 @@ async def serve(
     def stop() -> None:
         if not asked.is_set():
             asked.set()
-            opening.cancel()  # it may wait for a store that does not answer; once it is done, this does nothing
+            opening.cancel()  # it may be waiting for a store that does not answer; does nothing once it is done
 
     def reload() -> None:
         if serving is not None:
@@ -224,7 +224,7 @@ async def serve(
                 return
             raise
         await server.start()
-        # What stays until the end would be looked at in each full collection, with the interpreter's lock held.
+        # Without it, each full collection would visit objects that live until the end, with the GIL held.
         gc.freeze()
         try:
             serving = server

@@ -1,4 +1,4 @@
-"""How many calls run at a time, of all transports together. Beyond it a call is refused, with a reason."""
+"""The limit of calls that run at a time on all transports together. A call above it is refused, with a reason."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class CallLimit:
     """Counts calls, and refuses those beyond a limit.
 
     Args:
-        most: calls at a time; see `Parts`
-        processes: of the server: this one takes its part of that, and of what each caller may have
+        most: the most calls at a time, in the whole server; see `Parts`
+        processes: number of the server's processes; this one takes its part of `most`, and of each caller's limit
     """
 
     def __init__(self, most: int, processes: int = 1) -> None:
@@ -29,8 +29,8 @@ class CallLimit:
         """Count the call of the present caller, until its end.
 
         Raises:
-            QuotaExceeded: there are as many of this caller as it may have.
-            Overloaded: there are too many.
+            QuotaExceeded: the caller has as many running calls as it may have.
+            Overloaded: too many calls are running.
         """
         share = current_share()
         most, own = share.quota.calls, self._running.of(share)

@@ -1,4 +1,4 @@
-"""Who makes a call. A transport sets it before a service sees the call; services ask for it here."""
+"""The caller of a call. A transport sets it before a service sees the call; services read it here."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from charloom.server.identity.scopes import Scope
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a call."""
+    """The caller of a call."""
 
     tenant: str = ""
-    """Whose sessions the call sees; empty for the only tenant of a server that has no others."""
+    """The tenant whose sessions the call sees; empty on a server without tenants."""
     share: Share = ONLY
-    """Whose share of the server it uses: that of the tenant where a credential proves it, else that of the address."""
+    """The share of the server that it uses: of the tenant if a credential proves it, else of the address."""
     name: str = ""
-    """Who it is, for people: the credential without its secret, or the address where nobody is asked."""
+    """Its name for people: the credential without its secret, or the address if the server asks for no credentials."""
     scopes: frozenset[Scope] = frozenset(Scope)
-    """What it may do; the scope of the call itself has been checked."""
+    """What it may do; the scope that the method needs has been checked already."""
 
     def require(self, scope: Scope) -> None:
-        """See that the caller may do something that not every call of this kind does.
+        """Check a scope that only some calls of the method need.
 
         Raises:
-            ScopeMissing: it may not.
+            ScopeMissing: the caller does not have it.
         """
         if scope not in self.scopes:
             raise ScopeMissing(scope.value)
@@ -37,15 +37,15 @@ _caller: ContextVar[Caller] = ContextVar("caller")
 
 
 def set_caller(caller: Caller) -> None:
-    """Say who makes the call that runs in this task, here and to the engine."""
+    """Set the caller of the call that runs in this task, here and in the engine."""
     _caller.set(caller)
     set_share(caller.share)
 
 
 def current_caller() -> Caller:
-    """Who makes the call that runs in this task.
+    """Return the caller of the call that runs in this task.
 
     Raises:
-        LookupError: no transport has said so. There is no default: it would be somebody's tenant.
+        LookupError: no transport has set it. There is no default, because it would be somebody's tenant.
     """
     return _caller.get()

@@ -1,4 +1,4 @@
-"""What a server needs, read as the server would read it at its start, and nothing changed."""
+"""Checks everything that a server needs at its start, by reading it as the server would, without changing anything."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from charloom.server.unix_socket import require_place, socket_path
 
 
 class UsableSettings(ServerSettings):
-    """Settings with mistakes, of which a value that cannot be used counts as not given."""
+    """Settings that may have mistakes: a value that cannot be used counts as not given."""
 
     refused: ClassVar[bool] = False
 
 
 class Finding(NamedTuple):
-    """What was looked at, and what was found."""
+    """Something that was checked, and the result."""
 
     what: str
     said: str
     problem: Exception | None = None
-    """Why a server cannot start with it; None: it can."""
+    """Why a server cannot start with it; None if it can."""
 
 
 def look(what: str, found: Callable[[], str]) -> Finding:
-    """A finding: what a function says of something, or the error that it raises where that cannot be used."""
+    """Make a finding: the text that `found` returns, or the error that it raises."""
     try:
         return Finding(what, found())
     except (BundleError, ValueError, OSError) as problem:
@@ -55,7 +55,7 @@ def look(what: str, found: Callable[[], str]) -> Finding:
 
 
 def look_at_everything(paths: Sequence[Path], settings: ServerSettings) -> Iterator[Finding]:
-    """Look at all that a server of these settings would use: one finding for each, as it is found.
+    """Check everything that a server with these settings would use, and yield the findings one by one.
 
     Args:
         paths: of the bundles
@@ -65,7 +65,7 @@ def look_at_everything(paths: Sequence[Path], settings: ServerSettings) -> Itera
         trusted = settings.trusted_keys
         keys = look("--trusted-keys", lambda: f"{len(read_trusted_keys(trusted))} of them in {trusted}")
         yield keys
-        if keys.problem is not None:  # told once, and not of each bundle again
+        if keys.problem is not None:  # reported once, and not again for each bundle
             settings = settings.model_copy(update={"trusted_keys": None})
     opened: list[Bundle] = []
     for path in paths:
@@ -165,7 +165,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _port(host: str, port: int) -> str:
-    """That some port is in use is no mistake: the server that is to be started again may have it."""
+    """Check an address. A port that is in use is no mistake: the server that is to be restarted may have it."""
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,4 +1,4 @@
-"""From kinds of errors to the codes of transports, in one table: the name of a gRPC code, and an HTTP status."""
+"""The one table from kinds of errors to the codes of transports: the name of a gRPC code, and an HTTP status."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from charloom.engine.errors import ErrorKind
 
 
 class Code(NamedTuple):
-    """What transports say of a kind of error."""
+    """The codes of one kind of error."""
 
     name: str
-    """Of gRPC's code; records of calls have it, whichever transport answers."""
+    """Name of the gRPC code; records of calls have it on every transport."""
     status: int
-    """Of HTTP."""
+    """HTTP status."""
 
 
 OK = "OK"

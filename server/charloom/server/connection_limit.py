@@ -1,4 +1,4 @@
-"""How many connections a listener keeps at a time: idle ones cost their clients nothing, and each of them is a file."""
+"""The limit of connections of a listener: idle ones cost their clients nothing, but each one is an open file here."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from charloom.server.settings import ServerSettings
 
 
 def most_connections(settings: ServerSettings) -> int:
-    """The most connections of one listener: all of them together leave a fifth of the files that may be open.
+    """The most connections of one listener, so that all listeners together leave a fifth of the open files free.
 
-    The operator decides of these files (`ulimit -n`, `LimitNOFILE=`).
+    The operator sets the number of open files (`ulimit -n`, `LimitNOFILE=`).
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:

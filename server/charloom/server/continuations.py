@@ -1,4 +1,4 @@
-"""The continuations that a call asks for, whichever transport brings it, and the room that their texts take."""
+"""The continuations that a call on any transport asks for, and the room that their texts take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from charloom.engine.engine import Engine
 
 
 async def begin_continuations(engine: Engine, request: GenerationRequest) -> Sequence[Continuation]:
-    """The continuations that a request asks for, which end with the call at the latest."""
+    """Begin the continuations that a request asks for. They end with the call at the latest."""
     if request.n == 1:
         generations: Sequence[Continuation] = [await engine.generating.generate(request)]
     else:

@@ -1,7 +1,7 @@
-"""What the control groups of this process say, of Linux's version 1 and version 2.
+"""Reads the limits of this process's control groups, of Linux's version 1 and version 2.
 
-A process is in one group of each hierarchy, and what a group allows, the groups inside it share: the limit of any group
-from the process's own up to the root counts. Where a container has its own view of them, its group is the root.
+A process is in one group of each hierarchy, and nested groups share what the outer group allows: the limits of all
+groups from the process's own up to the root count. In a container with a view of its own, its group is the root.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def found(controller: str, file: str) -> Iterator[tuple[Path, str]]:
-    """The groups of this process that have a file, from its own to the root, each with what the file says.
+    """Yield the groups of this process that have this file, from its own to the root, with the file's content.
 
     Args:
         controller: "cpu" or "memory"
-        file: of any version; their names differ
+        file: a file name of either version; the names differ between them
     """
     for top, group in _groups(controller):
         own = top / group
@@ -28,11 +28,11 @@ def found(controller: str, file: str) -> Iterator[tuple[Path, str]]:
             try:
                 yield folder, (folder / file).read_text().strip()
             except OSError:
-                continue  # it is outside what a container sees, or its version has another file
+                continue  # the group is outside the container's view, or its version has another file
 
 
 def _groups(controller: str) -> Iterator[tuple[Path, str]]:
-    """Where the hierarchies that may have a controller are mounted, and the group of this process there."""
+    """Yield where hierarchies that may have the controller are mounted, with this process's group there."""
     try:
         lines = MEMBERSHIP.read_text().splitlines()
     except OSError:
@@ -40,7 +40,7 @@ def _groups(controller: str) -> Iterator[tuple[Path, str]]:
     for line in lines:
         number, names, path = line.split(":", 2)
         group = path.lstrip("/")
-        if ".." in Path(group).parts:  # its group is outside what it sees
+        if ".." in Path(group).parts:  # the group is outside the process's view
             group = ""
         if number == "0":
             yield ROOT, group

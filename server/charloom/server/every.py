@@ -1,4 +1,4 @@
-"""Upkeep: what is done again and again, and goes on where it fails once."""
+"""Upkeep: work that is repeated, also after it fails."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ log = logging.getLogger(__name__)
 
 
 async def every(seconds: float, act: Callable[[], Awaitable[object]], problem: str, *, at_once: bool = False) -> None:
-    """Do something now and then until this is cancelled. Where it fails, the log says so, and it is tried again.
+    """Repeat an act until this is cancelled. A failure is logged, and the act is repeated all the same.
 
     Args:
-        seconds: from the end of one time to the next
-        act: does it
-        problem: what the log says where it fails, such as "leases were not renewed"
-        at_once: whether the first time is now
+        seconds: from the end of one run to the start of the next
+        act: the work
+        problem: the log's message for a failure, such as "leases were not renewed"
+        at_once: whether the first run is now
     """
     if not at_once:
         await asyncio.sleep(seconds)

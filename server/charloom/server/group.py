@@ -1,6 +1,6 @@
-"""The processes of one server, as each of them sees the others: a change of models is everybody's, and so is a status.
+"""The processes of one server, as each sees the others: a change of models affects all, and a status covers all.
 
-Does not know how they talk to each other; a server of one process is `Alone`.
+Does not know how they communicate; a server of one process is `Alone`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from charloom.server.model_changes import Change, Loaded, ModelChanges
 from charloom.server.model_folder import Signature
 
 Answer = Callable[[], Awaitable[bytes]]
-"""What this process has to say, when it is asked."""
+"""Makes this process's answer to a question."""
 
 
 class ProcessRefused(EngineError):
-    """Another process of the server cannot do what was asked, so none has done it."""
+    """Another process of the server cannot carry out the change, so none has."""
 
     kind = ErrorKind.PRECONDITION
     reason = "PROCESS_REFUSED"
@@ -32,35 +32,35 @@ class Group(Protocol):
 
     @property
     def sealing_keys(self) -> Sequence[bytes]:
-        """What states are sealed with where the settings name no keys: the same for all."""
+        """Keys for sealing states if the settings name none; the same in all processes."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Of models, in the order that the others have them in, as of `Engine.order`; empty as `chosen` is."""
+        """Names of models in the order of the other processes, see `Engine.order`; empty when `chosen` is."""
 
     @property
     def chosen(self) -> Mapping[str, Signature]:
-        """What the others have chosen from the folder of models; empty where this process starts with them."""
+        """What the others have chosen from the folder of models; empty if this process starts together with them."""
 
     def join(self, models: ModelChanges) -> None:
-        """Say what changes the models of this process; called once."""
+        """Register the `ModelChanges` of this process; called once."""
 
     def answer_with(self, question: str, answer: Answer) -> None:
-        """Say how this process answers a question."""
+        """Register this process's answer to a question."""
 
     async def ask_all(self, question: str) -> Sequence[bytes]:
-        """What each process answers."""
+        """Ask all processes, and return their answers."""
 
     async def change(self, change: Change, on: str) -> Loaded:
-        """Change the models of all processes; where one refuses, those of none.
+        """Change the models of all processes; if one refuses, of none.
 
         Args:
-            change: what to do
+            change: the kind of change
             on: a path, or the name of a model; see `ModelChanges`
 
         Raises:
             EngineError: as `ModelChanges.load`, `reload` or `unload`.
-            ProcessRefused: this process could have done it.
+            ProcessRefused: this process could have done it, but another refused.
         """
 
 

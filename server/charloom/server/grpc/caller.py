@@ -1,4 +1,4 @@
-"""What a gRPC call shows of who makes it: the one place that reads a call's metadata and its connection's address."""
+"""The caller of a gRPC call: the one place that reads a call's metadata and its connection's address."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from charloom.server.telemetry.calls import PROXY_REQUEST_ID_KEY, REQUEST_ID_KEY
 
 
 def arrival_of(context: Any, admission: Admission) -> Arrival:
-    """What a call says of itself, and where it comes from.
+    """Read a call's credentials, headers and address.
 
     Args:
-        context: of the call
-        admission: says what of it is looked at
+        context: context of the call
+        admission: determines which headers and certificates are read
     """
     carriers, metadata = admission.carriers, context.invocation_metadata() or ()
     host, port = peer_address(context.peer())

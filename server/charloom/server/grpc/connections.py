@@ -1,4 +1,4 @@
-"""How the server treats connections: the options of gRPC that its settings stand for."""
+"""How the server treats connections: translates its settings to options of gRPC."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
     options = {
         # By default, a second server on the same port would start and take half of the calls.
         "grpc.so_reuseport": int(settings.processes > 1),
-        # A client that has so many calls lets the next ones wait, as HTTP/2 tells it to. This also bounds a client that
-        # resets its calls at once, because gRPC counts each until its memory is free.
+        # A client with this many calls must hold back further ones, by HTTP/2. This also bounds a client that resets
+        # its calls at once, because gRPC counts each call until its memory is free.
         "grpc.max_concurrent_streams": settings.max_streams,
-        # Calls that wait until the event loop looks at them. By default gRPC cancels some of them without a reason from
-        # 1000 on (since 1.60), and those that have waited for 30 s; here, `CallLimit` refuses with one.
+        # Calls that wait for the event loop. By default gRPC (since 1.60) cancels some of them without a reason from
+        # 1000 on, and those that have waited for 30 s; here, `CallLimit` refuses calls, with a reason.
         "grpc.server.max_pending_requests": NEVER,
         "grpc.server.max_pending_requests_hard_limit": NEVER,
         "grpc.server_max_unrequested_time_in_server": NEVER // 1000,
-        # What is longer is refused. Between the two limits, gRPC would refuse some by chance.
+        # Longer metadata is refused. Between the soft and the hard limit, gRPC would refuse some calls by chance.
         "grpc.max_metadata_size": METADATA_BYTES,
         "grpc.absolute_max_metadata_size": METADATA_BYTES,
-        # Further ones are closed as soon as they come.
+        # Further connections are closed as soon as they arrive.
         "grpc.max_allowed_incoming_connections": most_connections(settings),
         "grpc.max_receive_message_length": settings.max_message_bytes,
         "grpc.max_send_message_length": settings.max_message_bytes,
         "grpc.keepalive_time_ms": _milliseconds(settings.keepalive_seconds),
         "grpc.keepalive_timeout_ms": _milliseconds(settings.keepalive_timeout_seconds),
-        # Of the ping itself; without it, gRPC 1.85 waits a minute whatever the line above says.
+        # How long to wait for the ping's answer; without it, gRPC 1.85 waits a minute whatever the keepalive time is.
         "grpc.http2.ping_timeout_ms": _milliseconds(settings.keepalive_timeout_seconds),
-        # Pings go on while there is no call, and however long nothing else is sent.
+        # Send pings also while there is no call, and however long nothing else is sent.
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.max_pings_without_data": 0,
         "grpc.http2.min_ping_interval_without_data_ms": _milliseconds(settings.client_ping_seconds),

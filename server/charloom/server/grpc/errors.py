@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 
 DOMAIN = "charloom"
 END_SECONDS = 0.005
-"""How long the requests of a stream are not told to have ended after gRPC says so."""
+"""How long after gRPC reports the end of a stream's requests that end is passed on to the handler."""
 CHECK_SECONDS = 2.0
-"""How often a call that waits for its client's next request is checked."""
+"""How often the caller's permission is checked while a call waits for its client's next request."""
 HEALTH_BYTES, HEALTH_SECONDS = 1024, 10.0
-"""The most bytes of a request of health, and how long it may take to arrive: anybody may make such a call."""
+"""The most bytes of a health request, and seconds that it may take to arrive: anybody may make such a call."""
 REQUEST_SECONDS = 60.0
-"""How long the request of any other call may take that has one."""
+"""Seconds that the single request of any other call may take to arrive."""
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 CODES = {kind: grpc.StatusCode[code.name] for kind, code in codes.CODES.items()}
@@ -69,7 +69,7 @@ DEADLINE_EXCEEDED = status_pb2.Status(
 
 
 def failure_of(problem: Exception) -> status_pb2.Status:
-    """The status of the call that runs in this task, which ends with this exception; its record has it then, too."""
+    """Make the status for an exception that ends the call in this task, and enter it in the call's record."""
     status = status_of(problem) if isinstance(problem, EngineError) else _incident(problem)
     call = running_call()
     if call is not None:
@@ -89,16 +89,16 @@ async def _fail(context: Any, problem: Exception) -> NoReturn:
         await context.abort(told.code, told.details, (*told.trailing_metadata, *trailing))
     except grpc.aio.AbortError:
         raise
-    except Exception:  # the client has gone, there is nobody left to tell
+    except Exception:  # the client has gone
         raise asyncio.CancelledError from None
     raise AssertionError("abort raises")
 
 
 def _let_go(problem: BaseException) -> None:
-    """Forget where an exception comes from, now that it is told.
+    """Drop the traceback of an exception that has been reported.
 
-    It is often in a cycle with a frame that it has passed, by a task that this one waited for. What such frames have,
-    such as a request that is too large, would then stay until garbage is collected.
+    It is often in a reference cycle with a frame that it passed through, by a task that this one awaited. The objects
+    of such frames, such as a request that is too large, would stay in memory until garbage is collected.
     """
     problem.__traceback__ = None
     if (earlier := problem.__cause__ or problem.__context__) is not None:
@@ -113,9 +113,9 @@ def _incident(problem: Exception) -> status_pb2.Status:
 
 
 Check = Callable[[], None]
-"""Refuses a call that has begun, where its caller would not be let in any more."""
+"""Raises if the caller of a running call would not be let in any more."""
 Begin = Callable[[str, Any], Check]
-"""What is done in the task of a call, with its method and its context, before its handler runs; it may refuse it."""
+"""Called with method and context in the task of a call, before its handler runs; may refuse the call."""
 
 
 class ErrorInterceptor(ServerInterceptor):
@@ -124,9 +124,11 @@ class ErrorInterceptor(ServerInterceptor):
     A handler may also answer with the bytes of its message.
 
     Args:
-        begin: done at the beginning of each call, before its request is asked for; what it returns, once that has come;
-            for one whose client streams, before each request and each reply, and now and then while it waits for one
-        largest_request: most bytes of a request that is read now; a message takes many times its bytes in memory
+        begin: called at the beginning of each call, before its request is read. The check that it returns is called
+            once the request has arrived; if the client streams, before each request and reply, and now and then while
+            the call waits for a request
+        largest_request: returns the most bytes of a request that is read now; a message takes many times its bytes in
+            memory
     """
 
     def __init__(self, begin: Begin, largest_request: Callable[[], int]) -> None:
@@ -134,7 +136,7 @@ class ErrorInterceptor(ServerInterceptor):
         self._largest_request = largest_request
         self._wait = RequestWait()
         self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
-        """By method: the handler that was wrapped last, and what it was wrapped in."""
+        """By method: the handler that was wrapped last, and its wrapper."""
 
     async def intercept_service(
         self,
@@ -156,17 +158,17 @@ class ErrorInterceptor(ServerInterceptor):
 def _wrapped(
     handler: Any, method: str, begin: Callable[[Any], Check], largest: Callable[[], int], wait: RequestWait
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """The handler of a method, its errors as statuses."""
+    """Wrap the handler of a method, so that its errors become statuses."""
     read, write = handler.request_deserializer, _unless_bytes(handler.response_serializer)
     if method.startswith("/grpc.reflection."):
         read = _lenient(read)  # it answers an empty request with an error of its own
-    health = method.startswith("/grpc.health.")  # it answers everybody, and needs no more than a name
+    health = method.startswith("/grpc.health.")  # answers everybody, and its request is only a name
     read = _bounded(read, (lambda: HEALTH_BYTES) if health else largest)
-    # Requests arrive as bytes and are read in here, so that malformed ones are answered as what they are. Where there
-    # is one, gRPC would take the whole of it before it asks for an answer. So to gRPC every client streams: no more of
-    # a message comes than flow control lets through, until its call has begun.
+    # Requests arrive as bytes and are parsed here, so that malformed ones get the right error. For a unary request,
+    # gRPC would receive all of it before it calls the handler. So every method is registered as client-streaming: until
+    # its call has begun, no more of a message arrives than flow control lets through.
     if handler.request_streaming:
-        # The client decides when it ends, so that it may outlive what the client has shown.
+        # The client decides when such a call ends, so the call may outlive the client's credentials.
         behaviour = _streaming(handler.stream_stream, functools.partial(_each, read), begin, many=True)
         return grpc.stream_stream_rpc_method_handler(behaviour, None, write)
     one = functools.partial(_one, read, wait, health)
@@ -242,10 +244,10 @@ def _unless_bytes(write: Callable[[message.Message], bytes]) -> Callable[[messag
 
 
 class _Wait:
-    """Around each wait of a task: breaks it off once `check` refuses the call, which is raised then.
+    """Context around each wait of a task: interrupts the wait once `check` refuses the call, and raises its error.
 
-    It cancels the task, as long as that waits. A task of its own for each request would take more time, and one that
-    reads on could lose a request.
+    It cancels the task while that waits. A task for each request would take more time, and a task that keeps reading
+    could lose a request.
     """
 
     def __init__(self, check: Check) -> None:
@@ -278,7 +280,7 @@ class _Wait:
 
 
 async def _one(read: Read, wait: RequestWait, health: bool, context: Any, check: Check) -> message.Message:
-    """The request of a call that has one. A client that has gone, or sends none, is not answered, as by gRPC."""
+    """Read the request of a unary call. A client that has gone, or sends none, gets no answer, as in gRPC itself."""
     request = await wait.read(context, HEALTH_SECONDS if health else REQUEST_SECONDS)
     check()
     if request is grpc.aio.EOF:
@@ -287,11 +289,11 @@ async def _one(read: Read, wait: RequestWait, health: bool, context: Any, check:
 
 
 async def _each(read: Read, context: Any, check: Check) -> AsyncIterator[message.Message]:
-    """The requests of a stream, from its context: gRPC's iterator over them keeps the last one, of up to
+    """Read the requests of a stream from its context, because gRPC's own iterator keeps the last one, of up to
     `max_message_bytes`, until garbage is collected, unless it is read to its end.
 
-    What a call that is cancelled reads is an end too, and its task is cancelled a moment later. Without a pause, a
-    handler that is done with its requests could end as one that has served its client.
+    A call that is cancelled also reads an end, and its task is cancelled a moment later. Without the pause, a handler
+    whose requests have ended could finish as if it had served its client.
     """
     wait = _Wait(check)
     while True:

@@ -1,4 +1,4 @@
-"""Adds services to a gRPC server in the way that costs least for each call."""
+"""Adds services to a gRPC server in the way that is cheapest per call."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import grpc
 
 
 class GenericHandlers:
-    """In place of a server where generated code adds a service to it: no method is registered by itself.
+    """Stands in for a server when generated code adds a service to it, so that no method is registered by itself.
 
-    For methods that are registered, `grpc.aio` (1.85) waits for the next call of each, and with each call that comes it
-    begins and ends to wait for all of them, which were 40 here. For the others together it waits once.
+    For registered methods, `grpc.aio` (1.85) has one pending wait per method, and every call that arrives ends and
+    renews all of them (40 here). For generic methods together it has one.
 
     Args:
-        server: that the services are for
+        server: the server that gets the services
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:

@@ -83,7 +83,7 @@ SERVICES = tuple(
 )
 
 MODEL_HEALTH = "model/"
-"""Before the name of a model: the service of which health tells."""
+"""Prefix of the health service of a model; the model's name follows."""
 SESSIONS = sessions_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 
@@ -98,7 +98,7 @@ class GrpcListener:
 
     def __init__(self, runtime: Runtime, settings: ServerSettings, admission: Admission) -> None:
         self.port = 0
-        """The port it listens on, once started; none of a Unix socket's."""
+        """The port that it listens on, once started; 0 for a Unix socket."""
         self.address = ""
         """Host and port, or `unix:PATH`, once started."""
         self._runtime = runtime
@@ -223,7 +223,7 @@ class GrpcListener:
             known |= working.keys()
 
     async def _tell_store(self) -> None:
-        """Every call of the session service needs the store. Others serve calls without sessions meanwhile."""
+        """Report the store's state as the health of the session service; other services work without a store."""
         async for usable in self._runtime.store_states():
             state = HealthCheckResponse.SERVING if usable else HealthCheckResponse.NOT_SERVING
             self._health.tell(SESSIONS, state)

@@ -1,4 +1,4 @@
-"""How much a message can carry, and so how large an answer a call may ask for that is not a stream."""
+"""How much a message can hold, which limits the answer of a call that is not a stream."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from charloom.server.grpc.translation.text import largest_logprob
 from charloom.v1 import generation_pb2
 
 SPARE, SPARE_OF_EACH = 2**21, 2**16
-"""Bytes for what an answer holds besides its tokens, such as a sealed state of 1 MiB; and each of its continuations."""
+"""Bytes of an answer besides its tokens, such as a sealed state of 1 MiB; and of each of its continuations."""
 
 LABELLED, LABEL = 512, 24
-"""What a labelled text holds besides its labels and its unknown parts, and a label besides its name."""
+"""Bytes of a labelled text besides its labels and its unknown parts, and of a label besides its name."""
 
 
 def largest_request(engine: Engine) -> int:
-    """The most bytes of a request: its text, up to 4 a character, a sealed state, and what else there is."""
+    """The most bytes of a request: its text at up to 4 per character, a sealed state, and all other fields."""
     return 4 * engine.limits.max_prompt_characters + 2 * engine.largest_state + SPARE
 
 
 class MessageSize:
-    """What fits a message.
+    """How much fits into a message.
 
     Args:
         limit: bytes of the largest message
@@ -32,7 +32,7 @@ class MessageSize:
         self._limit = limit
 
     def logprobs(self, top: int) -> MostTokens:
-        """How many tokens fit with their log-probabilities and so many alternatives each."""
+        """How many tokens fit with their log-probabilities and `top` alternatives each."""
 
         def most(vocabulary: Vocabulary) -> int:
             return (self._limit - SPARE) // largest_logprob(vocabulary, min(top, vocabulary.size), constrained=False)
@@ -44,14 +44,14 @@ class MessageSize:
         labelling = model.manifest.labelling
         assert labelling is not None
         each = LABELLED + sum(LABEL + len(label.encode()) for label in labelling.labels)
-        # Unknown parts are told as they stand in the request, of which `largest_request` is about as much.
+        # Unknown parts are repeated from the request, which is at most about `largest_request` bytes.
         return (self._limit - 2 * SPARE) // each
 
     def continuations(self, options: generation_pb2.GenerationOptions, top: int | None) -> MostTokens:
-        """How many tokens fit as the text of each continuation that is asked for.
+        """How many tokens of text of each continuation fit.
 
         Args:
-            options: what is asked for; the answer repeats some of it
+            options: options of the request; the answer repeats some of them
             top: alternatives of each token, 0 for all; None: no log-probabilities at all
         """
         count = max(1, options.n)

@@ -1,4 +1,4 @@
-"""How long the request of a call may take to arrive, where a call has one request."""
+"""Limits how long the request of a unary call may take to arrive."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ LOOK_SECONDS = 2.0
 
 
 class RequestWait:
-    """Reads requests, and ends calls whose request does not arrive in time. All of it belongs to an event loop.
+    """Reads requests, and ends calls whose request does not arrive in time. Belongs to one event loop.
 
-    One timer serves all calls: a timer for each would be a twentieth of what a short call costs.
+    One timer serves all calls: a timer per call would be a twentieth of the cost of a short call.
     """
 
     def __init__(self) -> None:
         self._ends: dict[asyncio.Task[Any], float] = {}
-        """When the time of each call is up that waits, by the loop's clock."""
+        """For each waiting call, the time on the loop's clock at which it is late."""
         self._late: set[asyncio.Task[Any]] = set()
-        """Those that were cancelled for it."""
+        """Tasks that were cancelled because they were late."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, context: Any, seconds: float) -> Any:
-        """The bytes of the request, or `grpc.aio.EOF`.
+        """Return the bytes of the request, or `grpc.aio.EOF`.
 
         Raises:
-            InvalidRequest: it did not arrive within so many seconds.
+            InvalidRequest: it did not arrive within `seconds`.
         """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None

@@ -9,11 +9,11 @@ from charloom.server.identity.watched import Watched
 
 
 def server_credentials(certificates: Watched[Certificates]) -> grpc.ServerCredentials:
-    """Credentials for `add_secure_port`. Each handshake takes the certificates that there are then."""
+    """Credentials for `add_secure_port`. Each handshake uses the certificates that the files have at that time."""
     used = certificates.value()
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
-        """What has changed since the last handshake; gRPC calls it before each, on a thread of its own."""
+        """Return new certificates if they have changed; gRPC calls it before each handshake, on a thread of its own."""
         nonlocal used
         before, used = used, certificates.value()
         return None if used is before else _configuration(used)

@@ -1,6 +1,6 @@
 """ConversationService: text that is steered while it is generated.
 
-Here is decided which comes first, the next command or the next text; what a command does to the text is not.
+Decides whether the next command or the next text comes first, but not what a command does to the text.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class ConversationService(conversation_pb2_grpc.ConversationServiceServicer):
                 elif command is not None and command.done():
                     asked, command = command.result(), None
                     if asked is None and not conversation.endless:
-                        continue  # the client has no more commands; the text that it asked for goes on
+                        continue  # the client has no more commands; its text is generated to the end
                     if text is not None:
-                        text.cancel()  # what it has is not handed out yet, and is dropped
+                        text.cancel()  # its text was not handed out yet, and is dropped
                         await asyncio.wait([text])
                         text = None
-                    if asked is None:  # nobody is left to end a text without end
+                    if asked is None:  # no command can end this endless text any more
                         conversation.pause()
                         continue
                     number += 1

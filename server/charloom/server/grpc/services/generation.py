@@ -40,7 +40,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def GenerateMany(
         self, requests: AsyncIterator[generation_pb2.GenerateManyRequest], context: Any
     ) -> AsyncIterator[Answer]:
-        """Stream what the calls that the client begins have to say."""
+        """Stream the answers of all calls that the client begins on this stream."""
         admission, settings = self._admission, self._settings
         arrival = arrival_of(context, admission)
         calls = ManyCalls(
@@ -71,7 +71,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return replies[0] if len(replies) == 1 else merged(replies)
 
     async def Complete(self, request: generation_pb2.CompleteRequest, context: Any) -> Answer:
-        """Answer with all continuations once they are whole."""
+        """Answer with all continuations once they are complete."""
         options = request.options
         most = self._size.continuations(options, options.top_logprobs if options.logprobs else None)
         asked = to_request(options, current_caller().tenant, most_tokens=most)
@@ -79,7 +79,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         pieces = await asyncio.gather(*(generation.whole() for generation in generations))
         answer: list[bytes] = []
         for generation in generations:
-            piece = pieces.pop(0)  # what is in the answer is let go
+            piece = pieces.pop(0)  # frees each piece once it is in the answer
             assert generation.result is not None
             completion = generation_pb2.Completion(text=piece.text, result=from_result(generation.result))
             answer += encoded_item(await encoded_parts(completion, piece.logprobs, generation.vocabulary))

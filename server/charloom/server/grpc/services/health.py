@@ -15,11 +15,11 @@ from charloom.engine.errors import Overloaded
 MOST_WATCHERS = 1000
 """Calls of `Watch` at a time: anybody may make them, and no other limit counts them."""
 RETRY_SECONDS = 5.0
-"""When a watcher that is one too many may come again."""
+"""Seconds after which a watcher that was refused may try again."""
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """Answers for the states that it was told; a watcher that leaves, or reads slowly, concerns no other."""
+    """Reports the states that `tell` sets; a watcher that leaves, or reads slowly, does not affect the others."""
 
     def __init__(self) -> None:
         self._states: dict[str, int] = {}
@@ -27,13 +27,13 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self._stopping = False
 
     def tell(self, service: str, state: int) -> None:
-        """Say this of a service from now on; after `tell_stop` nothing changes any more."""
+        """Set the state of a service; after `tell_stop` nothing changes any more."""
         if not self._stopping:
             self._states[service] = state
             self._wake()
 
     def tell_stop(self) -> None:
-        """Say of all services that they take no calls, for good."""
+        """Set all services to NOT_SERVING, for good."""
         self._stopping = True
         self._states = dict.fromkeys(self._states, HealthCheckResponse.NOT_SERVING)
         self._wake()
@@ -43,14 +43,14 @@ class HealthService(health_pb2_grpc.HealthServicer):
             news.set()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> HealthCheckResponse:
-        """The state of a service; NOT_FOUND for one of which nothing was told."""
+        """Return the state of a service; NOT_FOUND for one whose state was never set."""
         state = self._states.get(request.service)
         if state is None:
             await context.abort(grpc.StatusCode.NOT_FOUND)
         return HealthCheckResponse(status=state)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> AsyncIterator[HealthCheckResponse]:
-        """The state of a service, and each other one that it comes to."""
+        """Stream the state of a service: the present one, and each change."""
         if len(self._watchers) >= MOST_WATCHERS:
             raise Overloaded(f"{MOST_WATCHERS} calls watch the health of this server already", RETRY_SECONDS)
         service = request.service

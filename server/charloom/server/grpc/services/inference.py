@@ -25,20 +25,20 @@ from charloom.server.inference.inference import EXTENSIONS, Inference
 from charloom.server.telemetry.calls import tell_deadline
 
 MOST_AT_ONCE = 64
-"""Requests of one stream that run at the same time; further ones are read when one of them has ended."""
+"""Most requests of one stream that run at the same time; further ones are read when one has ended."""
 METHOD = f"{inference.SERVICE.full_name}/ModelInfer"
-"""What they are in records: a request is the same as a call of its own."""
+"""Their method in records: each request counts as a call of its own."""
 FINAL = "triton_final_response"
 """The parameter that is true in the last response to a request of a stream."""
 
 
 class InferenceService:
-    """Serves the models as the protocol wants it.
+    """Serves the models by the protocol.
 
     Args:
-        answers: the same for all transports
+        answers: answers requests, for all transports
         turn: waits for the requests of a stream
-        admission: lets each of these in
+        admission: lets each request of a stream in
     """
 
     def __init__(self, answers: Inference, turn: ClientTurn, admission: Admission) -> None:
@@ -86,7 +86,7 @@ class InferenceService:
         return from_model(self._answers.model(request.name, request.version))
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
-        """List the models, and those that are about to go."""
+        """List the models, including those that drain."""
         response = inference.RepositoryIndexResponse()
         for listed in self._answers.index(ready=request.ready):
             response.models.add(**vars(listed))
@@ -117,17 +117,18 @@ class _Stream:
         self._context = context
         self._arrival = arrival_of(context, admission)
         self._responses: asyncio.Queue[Any] = asyncio.Queue(1)
-        """Short, so that a client that does not read stops what it asked for."""
+        """Short, so that a client that does not read holds up its own requests."""
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._running: set[asyncio.Task[None]] = set()
         self._last: dict[str, asyncio.Task[None]] = {}
-        """By sequence: the request that came last."""
+        """By sequence: the task of the request that came last."""
 
     async def read(self, requests: AsyncIterator[Any], turn: ClientTurn) -> None:
         """Begin the requests, until there are no more.
 
         Raises:
-            Draining, ClientIdle: the client has nothing to wait for, and the server stops, or it sends nothing.
+            Draining: no request is running, and the server stops.
+            ClientIdle: no request is running, and the client sends nothing.
         """
         while True:
             await self._places.acquire()
@@ -146,7 +147,7 @@ class _Stream:
         await asyncio.gather(*self._running)
 
     async def next(self, reading: asyncio.Future[None]) -> Any | None:
-        """The next response; None once there are none to come.
+        """Return the next response; None if no more will come.
 
         Raises:
             as `read`.
@@ -162,7 +163,7 @@ class _Stream:
         return None if self._responses.empty() else self._responses.get_nowait()
 
     def close(self) -> None:
-        """End all that runs: the client has gone, or has all."""
+        """End all requests that still run: the client has gone, or has all responses."""
         for task in self._running:
             task.cancel()
 
@@ -199,7 +200,7 @@ class _Stream:
             end.come()
 
     def _let_in(self, request: Any, end: CallEnd) -> None:
-        """Begin the call that a request is; what it holds is given back at its own end, not at that of the stream."""
+        """Begin the call for one request; its resources are released when it ends, not when the stream ends."""
 
         def begun(record: CallRecord) -> None:
             end.add(lambda: tell_deadline(record, self._context.time_remaining()))
@@ -218,7 +219,7 @@ def _sequence_of(request: Any) -> str:
 
 
 def _failed(request: Any, problem: str) -> Any:
-    """The response that says what is wrong with a request, and with which."""
+    """The response that names a request and its error."""
     response = inference.ModelStreamInferResponse(error_message=problem)
     response.infer_response.id = request.id
     response.infer_response.model_name = request.model_name

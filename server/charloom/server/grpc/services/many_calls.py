@@ -1,4 +1,4 @@
-"""The calls of one stream of GenerateMany: each in a task of its own, with one outbox for what all have to say."""
+"""The calls of one stream of GenerateMany: each runs in a task of its own; they share one outbox for their answers."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from charloom.server.telemetry.calls import tell_deadline
 from charloom.v1 import generation_pb2
 
 MOST_AT_ONCE = 1000
-"""Calls that one message may begin, and that it may cancel."""
+"""Most calls that one message may begin, and most that it may cancel."""
 TURN = 32
-"""Calls that begin, or are cancelled, in one turn of the event loop: thousands are not to keep others waiting."""
+"""Most calls that begin or are cancelled in one turn of the event loop, so that thousands do not delay other calls."""
 WAITING_BYTES = 2**16
-"""What may wait to be sent before the calls of a stream wait, each with its next piece."""
+"""Bytes that may wait to be sent; above, the calls of a stream wait with their next pieces."""
 MESSAGE_BYTES = 2**20
-"""Most of a message, unless a single piece has more."""
+"""Most bytes of a message, unless a single piece has more."""
 CARRIED = 4096
-"""Most characters of a header of a trace: room for what Trace Context and Baggage ask for, and no load to keep."""
+"""Most characters of a trace header: enough for Trace Context and Baggage, and little to keep."""
 
 SERVICE = "charloom.v1.GenerationService"
 METHOD = f"{SERVICE}/Generate"
-"""What they are in records: a call is the same on a stream of its own."""
+"""Their method in records: the same as for a call with a stream of its own."""
 
 Generate = Callable[[generation_pb2.GenerateRequest], Awaitable[AsyncGenerator[Answer, None]]]
 """The answers of one call."""
 
 
 class Outbox:
-    """What is to be sent on a stream, in pieces of messages: one after the other, they are a message."""
+    """What is to be sent on a stream, as encoded pieces; joined, pieces are the encoding of one message."""
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
@@ -55,19 +55,19 @@ class Outbox:
         return bool(self._pieces)
 
     def put(self, piece: bytes) -> None:
-        """Have a piece sent."""
+        """Add a piece."""
         self._pieces.append(piece)
         self._bytes += len(piece)
         if self._bytes >= WAITING_BYTES:
             self._room.clear()
 
     async def room(self) -> None:
-        """Wait until less is waiting than may wait."""
+        """Wait until fewer than `WAITING_BYTES` are waiting."""
         if self._bytes >= WAITING_BYTES:
             await self._room.wait()
 
     def take(self) -> bytes:
-        """The next message, where something is waiting: all of it, or as much as a message has."""
+        """Take the next message, if pieces are waiting: all of them, up to `MESSAGE_BYTES`."""
         message = [self._pieces.popleft()]
         size = len(message[0])
         while self._pieces and size + len(self._pieces[0]) <= MESSAGE_BYTES:
@@ -97,20 +97,20 @@ class RunningCall:
 
     task: asyncio.Task[status_pb2.Status]
     timer: asyncio.TimerHandle | None = None
-    """Ends it at its deadline, if it has one."""
+    """Ends the call at its deadline, if it has one."""
     cancelled: bool = False
-    """Whether it is to end."""
+    """Whether the call is being ended."""
     late: bool = False
-    """Whether that is because its deadline has passed."""
+    """Whether it is being ended because its deadline has passed."""
 
     def cancel(self) -> None:
-        """End it. Only once: another time would break off what it does at its end."""
+        """End the call. Cancels its task only once: a second time would interrupt its cleanup."""
         if not self.cancelled:
             self.cancelled = True
             self.task.cancel()
 
     def expire(self) -> None:
-        """Its deadline has passed."""
+        """End the call because its deadline has passed."""
         self.late = not self.cancelled
         self.cancel()
 
@@ -119,14 +119,14 @@ class ManyCalls:
     """The calls of one stream.
 
     Args:
-        admission: lets each of them in
-        arrival: what the stream says of who makes them
-        generate: answers each
-        turns: in which they begin
+        admission: lets each call in
+        arrival: the stream's credentials, headers and address
+        generate: answers a call
+        turns: spreads their beginnings over turns of the event loop
         draining: set when the server begins to stop
-        idle_seconds: how long the stream may have no call
-        most: calls that are answered at a time; others wait
-        budget: has room for those that wait, or they are refused
+        idle_seconds: how long the stream may be without calls
+        most: the most calls that are answered at a time; others wait
+        budget: reserves memory for calls that wait, or refuses them
     """
 
     def __init__(
@@ -147,16 +147,16 @@ class ManyCalls:
         self._draining = draining
         self._idle_seconds = idle_seconds
         self._places = asyncio.Semaphore(most)
-        """Of calls that are answered."""
+        """One place for each call that is being answered."""
         self._budget = budget
         self._loop = asyncio.get_running_loop()
         self._running: dict[int, RunningCall] = {}
-        """By number."""
+        """Running calls by number."""
         self._outbox = Outbox()
         self._news = asyncio.Event()
-        """Something is to be sent, or the stream may be over."""
+        """Set when something is to be sent, or when the stream may be over."""
         self._broken: BaseException | None = None
-        """What one of the calls ended with that no call may end with."""
+        """An unexpected error of a call, which ends the whole stream."""
         self._over = False
         self._idle: asyncio.TimerHandle | None = None
         self._idled = False
@@ -164,10 +164,10 @@ class ManyCalls:
     async def messages(
         self, requests: AsyncIterator[generation_pb2.GenerateManyRequest]
     ) -> AsyncGenerator[bytes, None]:
-        """What is to be sent on the stream, until its client has sent everything and all calls have ended.
+        """Yield the messages to send, until the client has sent everything and all calls have ended.
 
         Raises:
-            InvalidRequest: a message is none of this stream.
+            InvalidRequest: a message does not fit this stream.
             Draining: the server stops.
             ClientIdle: there was no call for too long.
         """
@@ -218,7 +218,7 @@ class ManyCalls:
                 await self._turns.next()
                 running.cancel()
         for call in request.calls:
-            await self._outbox.room()  # what is refused at once is told, too
+            await self._outbox.room()  # refusals wait for room too
             await self._turns.next()
             self._start(call)
 
@@ -241,7 +241,7 @@ class ManyCalls:
             await self._place(call)
             try:
                 number, answers_of = call.number, self._generate(call.request)
-                del call  # with it goes its message, in which there may be a thousand others
+                del call  # otherwise it keeps its message alive, with up to a thousand other calls
                 async with contextlib.aclosing(await answers_of) as answers:
                     async for answer in answers:
                         self._outbox.put(encoded_piece(number, answer))
@@ -257,7 +257,7 @@ class ManyCalls:
             end.come()
 
     async def _place(self, call: generation_pb2.GenerateCall) -> None:
-        """Wait until there is room for a call to be answered; while it waits, its bytes are held in the budget."""
+        """Wait for a place for a call; its bytes are reserved in the budget while it waits."""
         waiting = self._budget.held_for(call.ByteSize()) if self._places.locked() else contextlib.nullcontext()
         with waiting:
             await self._places.acquire()

@@ -1,4 +1,4 @@
-"""A client's turn in a call that streams both ways: the server has nothing to do until the next request comes."""
+"""Waiting for the next request of a bidirectional stream, while the server has nothing to do for it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 ON_THE_WAY = 0.5
-"""Seconds that a server that stops waits for the next texts of a call of many; its client may have sent them."""
+"""Seconds that a stopping server waits for further texts of a many-texts call, which may be on their way."""
 AT_ONCE = 4
-"""Messages of texts of one call that are read at a time: while one is answered, the loom is not to wait."""
+"""Messages of one many-texts call that are worked on at a time, so that the loom has work while one is answered."""
 
 
 class ClientTurn:
-    """Waits for a client, but neither past the stop of the server nor for ever.
+    """Waits for a client's next request, but neither beyond the server's stop nor for ever.
 
-    A call that a client may end at any time, or never, as a watch, ends when the server stops and what has come is
-    answered; so its client goes on with another server at once. One that reads many texts goes on while they come.
+    A call without an end of its own, such as a watch, ends when the server stops and all requests so far are answered,
+    so that its client can continue with another server at once. A call that reads many texts continues while they
+    arrive.
 
     Args:
         draining: set when the server begins to stop
@@ -48,10 +49,10 @@ class ClientTurn:
             coming.cancel()
 
     async def start(self, requests: AsyncIterator[Any]) -> Any:
-        """The start that the first request carries.
+        """Return the start message in the first request.
 
         Raises:
-            InvalidRequest: it carries none, or there is no request.
+            InvalidRequest: it has none, or there is no request.
             and as `next`.
         """
         first = await self.next(requests)
@@ -61,10 +62,10 @@ class ClientTurn:
 
     @staticmethod
     def field(request: Any, name: str) -> Any:
-        """What a later request carries.
+        """Return the field of this name in a later request.
 
         Raises:
-            InvalidRequest: it carries something else.
+            InvalidRequest: the request has another field set.
         """
         if not request.HasField(name):
             raise InvalidRequest(name, "each message but the first has to carry it")
@@ -103,10 +104,10 @@ class ClientTurn:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def wait(self, coming: asyncio.Future[Any], on_the_way: float = 0.0) -> None:
-        """Wait until a request has come, but only this many seconds where the server stops.
+        """Wait until a request has come, but only `on_the_way` seconds once the server stops.
 
         Raises:
-            as `next`; what comes is not cancelled then.
+            as `next`; the future `coming` is not cancelled.
         """
         stop = asyncio.ensure_future(self._draining.wait())
         try:

@@ -1,7 +1,7 @@
-"""Messages with many log-probabilities, as bytes that are made in parts, so that other calls are served in between.
+"""Encodes messages with many log-probabilities in parts, so that other calls are served in between.
 
-The encodings of two messages of a type, one after the other, are the encoding of both merged, in which lists are
-joined (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+The concatenated encodings of two messages of a type are the encoding of the merged message, with lists joined
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Answer = Any
 
 
 async def encoded(message: Message, logprobs: Logprobs, vocabulary: Vocabulary, field: str = "logprobs") -> bytes:
-    """The bytes of a message with these log-probabilities in its field of this name, which it does not have yet."""
+    """Encode a message with these log-probabilities in `field`, which must be empty in the message."""
     return b"".join(await encoded_parts(message, logprobs, vocabulary, field))
 
 
 async def encoded_parts(
     message: Message, logprobs: Logprobs, vocabulary: Vocabulary, field: str = "logprobs"
 ) -> list[bytes]:
-    """The same in parts, for who joins them with others: each copy of all of it counts."""
+    """Encode like `encoded`, but return parts, so that the caller can join them with others without another copy."""
     parts = [message.SerializeToString()]
     async for some in slices(logprobs):
         parts.append(type(message)(**{field: from_logprobs(some, vocabulary)}).SerializeToString())
@@ -38,12 +38,12 @@ async def encoded_parts(
 
 
 def encoded_item(parts: Sequence[bytes]) -> list[bytes]:
-    """The bytes of one of the messages of a list, which is field number 1, from the parts of the message; in parts."""
+    """Encode an item of a repeated message field with number 1 from the parts of the item; returns parts."""
     return [ITEM, _number(sum(map(len, parts))), *parts]
 
 
 def encoded_piece(number: int, answer: Answer) -> bytes:
-    """The bytes of a GenerateManyResponse with one piece: what the call of this number answers."""
+    """Encode a GenerateManyResponse with one piece: an answer of the call with this number."""
     response = answer if isinstance(answer, bytes) else answer.SerializeToString()
     parts = [
         generation_pb2.GeneratePiece(number=number).SerializeToString(),
@@ -61,5 +61,5 @@ ITEM = b"\x0a"
 
 
 def _number(value: int) -> bytes:
-    """A number as protobuf writes it: what a UInt64Value has after its tag of one byte, unless it is 0."""
+    """Encode a varint, taken from a UInt64Value after its tag of one byte; 0 has no bytes there."""
     return UInt64Value(value=value).SerializeToString()[1:] or b"\0"

@@ -1,4 +1,4 @@
-"""generation.proto: what is asked of a generation, and how it ended."""
+"""generation.proto: requests and results of a generation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FINISH_REASONS = {
 
 
 _REMEMBERED, _LONGEST_REMEMBERED = 256, 64
-"""How many sampling parameters are remembered between calls, and the bytes of the longest: most calls repeat a few."""
+"""Sets of sampling parameters that are cached between calls, and the bytes of the longest: most calls repeat a few."""
 
 
 def to_request(
@@ -40,11 +40,11 @@ def to_request(
     model_digest: str = "",
     most_tokens: MostTokens | None = None,
 ) -> GenerationRequest:
-    """The engine's request for some options, and for what is no option.
+    """The engine's request for these options and the arguments that are no options.
 
     Raises:
         InvalidRequest: a value is out of range or an enum's value is unknown.
-        ScopeMissing: it makes a session, which the caller may not.
+        ScopeMissing: it makes a session, for which the caller lacks the scope.
     """
     return GenerationRequest(
         model=options.model,
@@ -106,14 +106,14 @@ def _remembered(sampling: bytes) -> Sampling:
 def _read(sampling: generation_pb2.Sampling) -> Sampling:
     given = {field.name: value for field, value in sampling.ListFields()}
     if sampling.logit_bias:
-        # No more than it takes for all of them to be refused.
+        # One more than allowed is enough for the engine to refuse them.
         entries = itertools.islice(sampling.logit_bias, MOST_BIASES + 1)
         given["logit_bias"] = tuple((entry.characters, entry.bias) for entry in entries)
     return Sampling(**given)
 
 
 def from_sampling(sampling: Sampling) -> generation_pb2.Sampling:
-    """The message for sampling parameters, every field set; it is not to be changed."""
+    """The message for sampling parameters, every field set. It is cached: do not change it."""
     if sampling.logit_bias or sampling.allowed_characters or sampling.forbidden_characters:
         return _echo(sampling)
     return _remembered_echo(sampling)
@@ -147,7 +147,7 @@ def from_delta(
 
 
 def from_result(result: GenerationResult) -> generation_pb2.GenerationResult:
-    """The message for how a generation ended."""
+    """The message for the result of a generation."""
     finish = result.finish
     return generation_pb2.GenerationResult(
         finish_reason=_FINISH_REASONS[finish.reason],

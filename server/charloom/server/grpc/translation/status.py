@@ -1,4 +1,4 @@
-"""status.proto: what is told of an engine's work, and of that of several."""
+"""status.proto: the work of one engine, and the sum over the engines of several processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OfSome = TypeVar("OfSome", status_pb2.ModelStatus, status_pb2.MethodStatus, stat
 
 
 def from_engine(engine: Engine, sessions: int | None) -> status_pb2.GetStatusResponse:
-    """The message for an engine as it is now, and the number of sessions that its store keeps, where that is known."""
+    """The message for an engine as it is now; `sessions` is the number in its store, None if unknown."""
     totals, serving = engine.totals, engine.models
     versions: dict[str, list[Model]] = {}
     for model in (*serving, *engine.draining_models):
@@ -37,7 +37,7 @@ def from_engine(engine: Engine, sessions: int | None) -> status_pb2.GetStatusRes
 
 
 def together(processes: Sequence[status_pb2.GetStatusResponse]) -> status_pb2.GetStatusResponse:
-    """The message for a server of several processes: sums, but of what all of them say of the same thing."""
+    """The message for a server of several processes: sums, except of values that describe something they share."""
     all_of = status_pb2.GetStatusResponse(
         seconds=max(one.seconds for one in processes),
         usage=max(one.usage for one in processes),
@@ -57,7 +57,7 @@ def together(processes: Sequence[status_pb2.GetStatusResponse]) -> status_pb2.Ge
 
 
 def _by_name(statuses: Iterable[OfSome]) -> list[OfSome]:
-    """One of each name, its numbers added up."""
+    """Merge statuses of the same name by adding their numbers."""
     found: dict[str, OfSome] = {}
     for status in statuses:
         if status.name in found:
@@ -68,7 +68,7 @@ def _by_name(statuses: Iterable[OfSome]) -> list[OfSome]:
 
 
 def _add(to: Message, more: Message) -> None:
-    """Add numbers and histograms to those of another message of the kind; the first text that says anything stays."""
+    """Add the numbers and histograms of `more` to `to`; of texts, the first that is not empty stays."""
     for field, value in more.ListFields():
         if isinstance(value, status_pb2.Histogram):
             _add_histogram(getattr(to, field.name), value)
@@ -84,7 +84,7 @@ def _add_histogram(to: status_pb2.Histogram, more: status_pb2.Histogram) -> None
 
 
 def _from_versions(models: Sequence[Model], all_serving: Sequence[Model]) -> status_pb2.ModelStatus:
-    """Of one name; they share their totals."""
+    """The message for all versions of one model name, which share their totals."""
     totals = models[0].totals
     serving = next((model for model in models if model in all_serving), None)
     return status_pb2.ModelStatus(

@@ -25,10 +25,10 @@ class OfTenant(Protocol):
 
 
 def to_tenant(request: OfTenant) -> str:
-    """Whom a request is about.
+    """The tenant that a request is about.
 
     Raises:
-        InvalidRequest: it does not say, or the name is malformed.
+        InvalidRequest: it names none, or the name is malformed.
     """
     if not request.HasField("tenant"):
         raise InvalidRequest("tenant", "say whose data is meant; an empty name is that of callers who have no tenant")
@@ -44,7 +44,7 @@ def from_kept(kept: Session | Unreadable) -> tenants_pb2.TenantSession:
 
 
 def from_exported(exported: ExportedSession | Unreadable) -> tenants_pb2.TenantSession:
-    """The message for a session with all that can be given out of it."""
+    """The message for a session with its text and state."""
     if isinstance(exported, Unreadable):
         return from_kept(exported)
     expires = exported.state_expires

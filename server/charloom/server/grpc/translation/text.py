@@ -46,13 +46,13 @@ def largest_logprob(vocabulary: Vocabulary, top: int, *, constrained: bool) -> i
 
     Args:
         vocabulary: of the token
-        top: how many alternatives are told with it
-        constrained: whether it says what a constraint allowed, too
+        top: number of alternatives with it
+        constrained: whether it has the probability that a constraint allowed, too
     """
     alternatives = _as_field(_as_field(vocabulary.symbol_sizes[: max(top, 1)]) + _FLOAT)
     return int(_as_field(alternatives[0] + alternatives[:top].sum() + _FLOAT * constrained))
 
 
 def _as_field(size: Ints) -> Ints:
-    """Bytes of fields of these sizes in a message: each has its number, its length in groups of 7 bits, itself."""
+    """Bytes that fields of these sizes take in a message: tag, length as a varint, and content."""
     return 2 + size + (size >= 2**7) + (size >= 2**14) + (size >= 2**21)

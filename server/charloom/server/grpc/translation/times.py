@@ -21,7 +21,7 @@ class TimeToLive(Protocol):
         """How long something is to be kept."""
 
     def HasField(self, name: Any, /) -> bool:
-        """Whether it was set."""
+        """Whether the field was set."""
 
 
 def to_time_to_live(request: TimeToLive) -> timedelta | None:
