@@ -67,4 +67,4 @@ TRANSCRIPT = ChatTemplate(
     assistant=Turn(before="Assistant: ", after="\n"),
     stop=("\nUser:",),
 )
-"""What is used with a model that has no template: it has not learnt to converse, but may have read dialogues."""
+"""Template for models without one of their own, which have not learnt to converse, but may have read dialogues."""

@@ -51,7 +51,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step: where that fails, what was there stays, and no part of the text."""
+    """Write a file atomically: if that fails, the old content stays, and no part of the text is left."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
         temporary.write_text(text, "utf-8")
@@ -61,7 +61,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    """What is one level deeper."""
+    """The elements one level deeper."""
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()

@@ -24,7 +24,7 @@ VOCABULARY_FILE = "vocabulary.json"
 WEIGHTS_FILE = "weights.safetensors"
 INSPECTOR_FILE = "inspector.onnx"
 LABEL_HEAD_FILE = "labels.npy"
-"""Of a classifier: what makes labels' probabilities of what its network has read."""
+"""File of a classifier's output layer, from the network's state to probabilities of labels."""
 
 LARGEST_MANIFEST = 2**20
 """Bytes."""
@@ -37,7 +37,7 @@ MOST_EARLIER = 64
 """Digests of earlier models in each of `continues` and `follows`; an export keeps the newest."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""What stands in answers, logs and paths as it is."""
+"""A name that answers, logs and paths can hold without escaping."""
 _Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -65,9 +65,9 @@ class Task(str, enum.Enum):
     """What a model does with a text."""
 
     LANGUAGE_MODEL = "language-model"
-    """It goes on with it, and tells how probable it is."""
+    """It continues a text, and computes how probable a text is."""
     CLASSIFICATION = "classification"
-    """It gives it a label."""
+    """It labels a text."""
 
 
 class CellKind(str, enum.Enum):
@@ -124,7 +124,7 @@ class LabelScores(_Part):
 
 
 class Labelling(_Part):
-    """What makes a model a classifier: it reads a text from the zero state, and its last layer's h tells the label."""
+    """Settings of a classifier: it reads a text from the zero state; its last layer's final h determines the label."""
 
     labels: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(min_length=2, max_length=1024)
     """In the order of the columns of `labels.npy`."""
@@ -204,7 +204,7 @@ class Manifest(_Part):
 
     @property
     def network_tokens(self) -> int:
-        """How many different tokens the network reads: one for each symbol, and maybe one for what has none."""
+        """Number of different tokens that the network reads: one per symbol, and maybe one for unknown symbols."""
         own = self.labelling is not None and self.labelling.unknown_token == self.vocabulary_size
         return self.vocabulary_size + own
 

@@ -26,7 +26,7 @@ Tokens = npt.NDArray[np.int64]
 MOST_SYMBOLS = 2**20
 """Symbols of a model."""
 _NO_TOKEN = -1
-"""In place of a token that there is not."""
+"""Marks a code point without a token."""
 
 
 class Unit(str, enum.Enum):
@@ -57,7 +57,7 @@ class Normalisation(str, enum.Enum):
 
 
 class MarkedText(NamedTuple):
-    """A text in tokens, also where it has what the vocabulary lacks."""
+    """A text as tokens, which may include symbols that the vocabulary lacks."""
 
     tokens: Tokens
     """[T]"""
@@ -86,7 +86,7 @@ class Vocabulary(ABC):
 
     unit: Unit
     unknown: int | None = None
-    """The token of all that has no symbol of its own: it is read and never written. None where there is no such."""
+    """The token for everything without a symbol of its own; it is read and never written. None if there is none."""
 
     def __init__(self, normalisation: Normalisation = Normalisation.NONE) -> None:
         self.normalisation = normalisation
@@ -110,7 +110,7 @@ class Vocabulary(ABC):
         """
 
     def encode_marked(self, text: str, unknown: int) -> MarkedText:
-        """The tokens of `text`, `unknown` where it has what the vocabulary lacks; for who reads and never writes."""
+        """The tokens of `text`, with `unknown` for symbols that the vocabulary lacks; for models that only read."""
         return MarkedText(self.encode(text))
 
     def spell(self, text: str, *, skip_unknown: bool = False) -> Tokens:
@@ -234,7 +234,7 @@ class CharacterVocabulary(SymbolVocabulary):
     def encode_marked(self, text: str, unknown: int) -> MarkedText:
         text = self.normalisation.apply(text)
         wanted = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        # A table and no search, for which NumPy would let go of the interpreter's lock, however short the text is.
+        # A table lookup: for a search, NumPy would release the GIL, however short the text is.
         tokens: Tokens = self._token_of[np.minimum(wanted, len(self._token_of) - 1)]
         known = tokens != _NO_TOKEN
         if bool(known.all()):

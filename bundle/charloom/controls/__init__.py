@@ -58,8 +58,8 @@ class Control(DecoderInput):
     lowest: float
     highest: float = math.inf
     greedy: float | None = None
-    """A value below the range that is allowed too: the most probable token is taken. What lies between is taken as it:
-    a smaller value would arrive as it anyway, rounded to float32."""
+    """A value below the range that is allowed too, and makes the decoder take the most probable token. Values between
+    it and the range count as it: rounded to float32, they would arrive as it anyway."""
     up_to_vocabulary: bool = False
     """Whether it counts tokens, so that more than V of them are as many as V."""
     wanted: str

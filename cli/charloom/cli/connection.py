@@ -15,7 +15,7 @@ from charloom.cli.variables import OF_CLIENTS
 from charloom.client import DEFAULT_TARGET, CharloomError, Client, ConnectionFailed, RequestError
 
 TIMEOUT = 60.0
-"""Seconds that a call may take, where nothing else is said."""
+"""Default of the seconds that a call may take."""
 _ACCESS = (
     ("ca", "FILE", "PEM file of the authorities that the server's certificate may come from"),
     ("cert", "FILE", "PEM file of a certificate to show to the server"),
@@ -29,11 +29,10 @@ _ACCESS = (
 def add_connection_arguments(
     parser: argparse.ArgumentParser, *, timeout: float | None = TIMEOUT, serverless: bool = False, but: str = ""
 ) -> None:
-    """Declare `--target`, `--timeout` and who the client is; `timeout` is the default in seconds.
+    """Declare `--target`, `--timeout` and the flags of identity and TLS; `timeout` is the default in seconds.
 
-    With None it is `TIMEOUT` too, but the command can tell whether one was given; `but` says what that is for.
-
-    A command that makes sense without a server that goes on (`serverless`) has `--bundle` too.
+    With None the default is `TIMEOUT` too, but the command can tell whether one was given; `but` adds to the help what
+    that means. A command that can run without a separate server (`serverless`) has `--bundle` too.
     """
     if serverless:
         parser.add_argument(
@@ -71,12 +70,12 @@ def add_connection_arguments(
 
 
 def access_given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Who the client is, as the arguments of `Client` with the same names."""
+    """The flags of identity and TLS, as the arguments of `Client` with the same names."""
     return {name: getattr(arguments, name) for name in ("tls", *(name for name, _, _ in _ACCESS))}
 
 
 def connected(arguments: argparse.Namespace) -> AbstractContextManager[Client]:
-    """A client as the command line asks for it, see `connect`."""
+    """Connect a client by the command line's flags, see `connect`."""
     timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
     bundle: str | None = getattr(arguments, "bundle", None)
     session: str | None = getattr(arguments, "session", None)
@@ -98,8 +97,8 @@ def connect(target: str, timeout: float | None = TIMEOUT, hint: str = "", **acce
     Args:
         target: the server's address
         timeout: of a call, in seconds; 0 is no limit
-        hint: what to do where no server may be running, to stand behind the message
-        access: who the client is, arguments of `Client`
+        hint: advice that follows the message if no server may be running
+        access: arguments of `Client` for identity and TLS
     """
     with _told_to_a_person(hint), Client(target, timeout=timeout or None, **access) as client:
         yield client
@@ -107,7 +106,7 @@ def connect(target: str, timeout: float | None = TIMEOUT, hint: str = "", **acce
 
 @contextmanager
 def _local(bundle: str, timeout: float) -> Iterator[Client]:
-    """A client with a server of its own, for the time of the command."""
+    """A client with a server of its own, while the command runs."""
     try:
         import charloom.local
         from charloom.bundle import BundleError
@@ -123,7 +122,7 @@ def _local(bundle: str, timeout: float) -> Iterator[Client]:
 
 @contextmanager
 def _told_to_a_person(hint: str = "") -> Iterator[None]:
-    """Make messages of the SDK's errors; `hint` follows where the question is whether a server is running."""
+    """Turn errors of the SDK into messages for people; `hint` is added if no server may be running."""
     try:
         yield
     except ConnectionFailed as problem:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_settings_flags(parser: argparse._ActionsContainer, settings: type[BaseModel]) -> None:
-    """Add one `--flag` per field; a flag that is not given leaves no trace, so that other sources may set it."""
+    """Add one `--flag` per field; a flag that is not given sets no attribute, so that other sources can set it."""
     for name, field in settings.model_fields.items():
         flag = _flag(name)
         default = field.get_default(call_default_factory=True, validated_data={})
@@ -47,9 +47,9 @@ def mistakes(problem: ValidationError, settings: type[BaseModel] | None = None) 
     fields: Iterable[str] = () if settings is None else settings.model_fields
     parts = []
     for error in problem.errors():
-        name = ".".join(part for part in error["loc"] if isinstance(part, str))  # without places in a list
+        name = ".".join(part for part in error["loc"] if isinstance(part, str))  # without indices of lists
         message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "extra_forbidden":  # no flag has such a name: it is of a file
+        if error["type"] == "extra_forbidden":  # no flag has such a name, so it comes from a file
             parts.append(_unknown(name, error["input"]))
             continue
         parts.append(f"{_flag(name)} {error['input']}: {message}" if name else _with_flags(message, fields))

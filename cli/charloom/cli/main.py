@@ -153,7 +153,7 @@ def _run(argv: Sequence[str], asked: str | None) -> int:
 
 
 def _tell_of_variables(name: str) -> None:
-    """Tell of variables of the environment that are misspelt, unless the command does so in its log."""
+    """Warn of misspelt environment variables, unless the command does so in its log."""
     command = COMMANDS[name]
     if command.room == "training" or name in LOGGING:
         return

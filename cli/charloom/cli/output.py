@@ -19,15 +19,15 @@ def print_json(value: object, file: TextIO | None = None, *, flush: bool = False
     Args:
         value: what `json.dumps` takes, or `plain` makes it take
         file: where to; None: standard output
-        flush: whether who reads it has it at once
+        flush: whether to flush, so that a reader gets the line at once
     """
     print(json.dumps(value, ensure_ascii=False, default=plain), file=file, flush=flush)
 
 
 def plain(value: object) -> object:
-    r"""What `json.dumps` does not know: dataclasses as their fields, times as ISO 8601, bytes as text.
+    r"""Convert values that `json.dumps` does not know: dataclasses to their fields, times to ISO 8601, bytes to text.
 
-    Bytes that are no UTF-8 are as `\xc3`.
+    Bytes that are not UTF-8 are written like `\xc3`.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)

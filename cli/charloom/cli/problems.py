@@ -1,4 +1,4 @@
-"""What a person at the terminal is told of a failure of the system: what is wrong, and what to do."""
+"""Messages about failures of the system for people at the terminal: what is wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAID = {
 
 
 def silence_torchscript() -> None:
-    """Tell nobody at a terminal that torch retires TorchScript, in which there is nothing that they can change.
+    """Silence torch's warning that TorchScript is deprecated: users of the command cannot change anything about it.
 
     torch warns at each use: up to 2.13 with a `DeprecationWarning`, from 2.14 on with a `FutureWarning`.
     """

@@ -1,4 +1,4 @@
-"""Whether this process may start the threads that a command needs, told before it needs them.
+"""Checks whether this process may start the threads that a command needs, before it needs them.
 
 The libraries start most of them in C++. Where the system refuses one, gRPC hangs or aborts, OpenMP ends the process,
 and NumPy's import looks like Ctrl-C. So they are tried first, as threads that do nothing.
@@ -21,7 +21,7 @@ ADVICE = (
 _SPARE = 4
 """Threads that libraries start for a moment."""
 BESIDE = 3
-"""Threads of a server: for its store, for inspections, and for what the event loop has no time for."""
+"""Threads of a server: for its store, for inspections, and for work that would block the event loop."""
 BESIDE_WORKERS = 2
 """Threads of each model: for first tokens, and at the end to wait for the others."""
 _LARGEST_POOL = 64
@@ -51,10 +51,10 @@ def threads_of_server(models: int, workers: int) -> int:
 
 
 def check_threads(count: int) -> None:
-    """See that this process may start `count` threads beside those that it has.
+    """Check that this process may start `count` more threads.
 
     Raises:
-        CommandError: it may not; the message says how many it may, and what to do.
+        CommandError: it may not; the message says how many it may start, and what to do.
     """
     enough = threading.Event()
     started: list[threading.Thread] = []

@@ -1,4 +1,4 @@
-"""Variables of the environment that are meant for Charloom and that no part of it reads."""
+"""Finds environment variables that are meant for Charloom but that no part of it reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 PREFIX = "CHARLOOM_"
 NEAR = 0.8
-"""How like a variable another one is, from 0 to 1, that may be that one misspelt."""
+"""Similarity, from 0 to 1, from which on a variable may be a misspelling of a known one."""
 OF_CLIENTS = {name: PREFIX + name.upper() for name in ("target", "tls", "ca", "cert", "key", "token", "tenant")}
 """Of each argument of a command that calls a server."""
 OF_FILES = ("CHARLOOM_AUDIT_LOG", "CHARLOOM_CONFIG", "CHARLOOM_KEYS")
@@ -18,7 +18,7 @@ OF_TESTS = ("CHARLOOM_RELOADS", "CHARLOOM_SCHEDULES", "CHARLOOM_VENV")
 
 
 def unread_by_servers() -> Iterator[str]:
-    """What to tell of each variable that is none of a server, nor of anything else here; needs the server's extra."""
+    """Yield a warning for each variable that neither a server nor another part reads; needs the extra `server`."""
     if not _ours():
         return  # and import nothing
     from charloom.server.settings import ServerSettings
@@ -33,7 +33,7 @@ def unread_by_servers() -> Iterator[str]:
 
 
 def unread_by_clients() -> Iterator[str]:
-    """What to tell of each variable that may be one of a client, misspelt. Others may be of a server."""
+    """Yield a warning for each variable that may be a client's, misspelt. Others may be a server's."""
     for name in _unknown((*OF_CLIENTS.values(), *OF_FILES)):
         if near := _near(name, [*OF_CLIENTS.values()]):
             yield f"{name} is not a setting; did you mean {near}?"

@@ -3,7 +3,7 @@
 Each act of a server is inside one context:
 
     async with audit.act_of_call("erase-tenant", "tenant shop") as more:
-        ...                 # not begun where the log cannot be written
+        ...                 # does not begin if the log cannot be written
         more["sessions"] = 3
 
 No secret, and nothing that users wrote, may be among what it is given.
@@ -33,7 +33,7 @@ from charloom.server.identity.secret_files import require_secret
 log = logging.getLogger(__name__)
 
 More: TypeAlias = "dict[str, str | int]"
-"""What more there is to say of an act."""
+"""Further fields of an act's line."""
 
 
 class AuditLogUnavailable(EngineError):
@@ -116,7 +116,7 @@ class AuditLog:
         await _whole(asyncio.to_thread(self._write_end, line.done(said)))
 
     async def _failed(self, begun: asyncio.Future[None], line: str) -> None:
-        """Tell that an act failed, where it has been told that it began."""
+        """Write that an act failed, if its beginning was written."""
         await asyncio.wait([begun])
         if begun.cancelled() or begun.exception() is None:
             await asyncio.to_thread(self._write_end, line)
@@ -198,7 +198,7 @@ def require_log(path: Path) -> None:
 
 
 async def _whole(work: Coroutine[Any, Any, None]) -> None:
-    """Do a work to its end, also where its caller is cancelled meanwhile."""
+    """Run a coroutine to completion even if the awaiting task is cancelled."""
     doing = asyncio.ensure_future(work)
     try:
         await asyncio.shield(doing)
@@ -229,7 +229,7 @@ def _opened(path: Path) -> int:
 
 
 def _sync_folder(path: Path) -> None:
-    """See that a new name in a folder outlives a power cut."""
+    """Sync a folder, so that a new file name in it survives a power cut."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -238,7 +238,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _append(file: int, line: bytes) -> None:
-    """Write a whole line, and wait until it is on the disk; where that fails, the file is as it was before.
+    """Write a whole line, and wait until it is on the disk; if that fails, restore the file as it was.
 
     Raises:
         OSError: it failed.
@@ -259,7 +259,7 @@ def _append(file: int, line: bytes) -> None:
 
 
 def _user() -> str:
-    """Who runs this process, as the system knows it: nothing that its environment says."""
+    """Name of the user who runs this process, from the system and not from the environment."""
     number = os.getuid()
     try:
         return f"user {pwd.getpwuid(number).pw_name}"

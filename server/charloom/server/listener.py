@@ -1,4 +1,4 @@
-"""What a transport is to the server: something that listens, and hands calls to the engine."""
+"""The interface of a transport: it listens, and hands calls to the engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Listener(Protocol):
         """
 
     async def announce_stop(self) -> None:
-        """Tell whoever asks that the server will stop; calls are still answered."""
+        """Report in health checks that the server will stop; calls are still answered."""
 
     async def close(self, seconds: float) -> None:
         """Take no more calls, and end those that are left after `seconds`."""

@@ -23,7 +23,7 @@ class TextFormatter(logging.Formatter):
     """`TIME [level] message name=value ...`, and the traceback below it; the time in UTC.
 
     Args:
-        process: that writes the lines, as one of several; None: it is alone, or their parent
+        process: number of the process among several; None: it is the only one, or the parent
     """
 
     def __init__(self, process: int | None = None) -> None:
@@ -60,8 +60,8 @@ class JsonFormatter(logging.Formatter):
 class TransportFilter(logging.Filter):
     """Keeps what gRPC and uvicorn report short and rare: clients cause it at will, by leaving or by sending nonsense.
 
-    A record of their loggers, or about an exception of gRPC's, is one line without traceback, and each place of the
-    code gives one in `SECONDS_BETWEEN`. What a handler of ours raises is logged by the transport, and is whole.
+    A record of their loggers, or about an exception of gRPC, becomes one line without traceback, at most one per place
+    in the code every `SECONDS_BETWEEN`. Errors of our own handlers are logged by the transport, with traceback.
     """
 
     SECONDS_BETWEEN = 10.0
@@ -95,7 +95,7 @@ def set_up_logs(form: Literal["text", "json"], process: int | None = None) -> No
 
 
 def _fields(record: logging.LogRecord, process: int | None) -> dict[str, Any]:
-    """What else a line says: which process and call it is about, and what was logged as its `fields`."""
+    """Further fields of a line: its process and call, and the record's own `fields`."""
     fields: dict[str, Any] = {} if process is None else {"process": process}
     call = running_call()
     if call is not None:
@@ -104,7 +104,7 @@ def _fields(record: logging.LogRecord, process: int | None) -> dict[str, Any]:
 
 
 def _on_a_line(value: Any) -> Any:
-    """What users wrote could else end the line, or look like other fields."""
+    """Escape a value: text of users could otherwise end the line, or look like other fields."""
     if isinstance(value, list) or (isinstance(value, str) and not (_PLAIN.fullmatch(value) and value.isprintable())):
         return json.dumps(value)
     return value

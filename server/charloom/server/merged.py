@@ -29,7 +29,7 @@ async def merged(sources: Sequence[AsyncIterator[T]]) -> AsyncGenerator[T, None]
 
 
 async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of works that run at the same time. Where one fails, the others are ended before it is raised."""
+    """Run coroutines concurrently and return their results. If one fails, end the others before its error is raised."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)

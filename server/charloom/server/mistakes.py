@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 
 class NamesItsMistakes(BaseSettings):
-    """Settings of which values may be wrong one by one, or contradict each other."""
+    """Settings whose values may each be wrong, or contradict each other."""
 
     refused: ClassVar[bool] = True
     """Whether mistakes are raised; otherwise a value that cannot be used counts as not given."""
@@ -38,5 +38,5 @@ class NamesItsMistakes(BaseSettings):
         return settings
 
     def _contradictions(self) -> list[str]:
-        """What does not go together, a sentence each that says what to do."""
+        """Contradictions between settings, one sentence each that says what to do."""
         return []

@@ -1,7 +1,7 @@
 """Models are loaded, replaced and unloaded while the server runs.
 
-A load is, in this order: read and verified, opened, tried and so warmed, beside what serves; then new calls go to it,
-and the model that had its name drains. What fails on the way changes nothing.
+A bundle is read and verified, opened, and tried (which also warms it up) while the other models serve; then new calls
+go to it, and the model that had its name drains. If a step fails, nothing changes.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FOLDER_SECONDS = 30.0
-"""How long a look at the folder of models waits for another one."""
+"""Seconds that a look at the folder of models waits for another look to end."""
 REST = 3.0
-"""How long the work of loading rests after each part of it while others generate, in times of what the part took: so
-that it takes a quarter of one core."""
+"""While calls generate, loading pauses after each part of its work for this many times the part's duration, so that it
+takes a quarter of one core."""
 LONGEST_REST = 1.0
 
 
@@ -56,14 +56,14 @@ class Stage(Enum):
     """How far a load is."""
 
     WAITING = "waiting"
-    """For another to end."""
+    """For another load to end."""
     OPENING = "opening"
     TRYING = "trying"
 
 
 @dataclass
 class Load:
-    """A load that goes on."""
+    """A load that is running or waiting."""
 
     name: str
     version: str
@@ -73,7 +73,7 @@ class Load:
 
 
 class Loaded(NamedTuple):
-    """What a change has brought."""
+    """The result of a change."""
 
     model: Model
     changed: bool
@@ -81,7 +81,7 @@ class Loaded(NamedTuple):
 
 
 class Change(Enum):
-    """What is done to models, when asked."""
+    """The kinds of change that can be requested."""
 
     LOAD = "load"
     RELOAD = "reload"
@@ -89,15 +89,15 @@ class Change(Enum):
 
 
 Agreed = Callable[[], Awaitable[None]]
-"""Waited for once all that can fail is done, before anything changes; what it raises ends the change."""
+"""Awaited after every step that can fail and before anything changes; an error that it raises cancels the change."""
 
 
 async def at_once() -> None:
-    """Nobody else has to agree."""
+    """The `Agreed` of a change that needs no other process's consent."""
 
 
 def open_model(bundle: Bundle, settings: ServerSettings) -> Decoder:
-    """The decoder of a bundle; the log tells of a chat template that the model cannot read.
+    """Open the decoder of a bundle; logs a warning for a chat template that the model cannot read.
 
     Raises:
         BundleError: as `open_decoder`.
@@ -122,7 +122,7 @@ class ModelChanges:
         folder: of models, if the settings name one
         chosen: what the other processes of the server have chosen from it
 
-    What `ModelUpkeep` has loaded goes through it as requests do.
+    Loads that `ModelUpkeep` starts go through it like requests.
     """
 
     def __init__(
@@ -141,19 +141,19 @@ class ModelChanges:
             folder.remember([model.bundle.path for model in engine.models], chosen or {})
             self._roots.append(folder.path.resolve())
         self._loads: dict[str, Load | None] = {}
-        """By the name of the model that is being changed."""
+        """By name, the models that are being changed; None while there is no load."""
         self._one_load = asyncio.Lock()
         self._folder_lock = asyncio.Lock()
         self._stopped = threading.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.changed = asyncio.Event()
-        """Set whenever other models serve than before; whoever waits for it clears it."""
+        """Set whenever the serving models change; the waiting task clears it."""
         self.stuck = False
-        """Whether a file of a bundle did not come to an end, so that a thread goes on."""
+        """Whether reading a bundle's file never returned, so that its thread still runs."""
 
     @property
     def loads(self) -> list[Load]:
-        """Those that go on."""
+        """The loads that are running or waiting."""
         return [load for load in self._loads.values() if load is not None]
 
     @property
@@ -163,10 +163,10 @@ class ModelChanges:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Those of the models that serve, by where they came from."""
+        """Digests of the models that serve, by the path they came from."""
         return {str(model.bundle.path.absolute()): model.digest for model in self._engine.models}
 
-    # Asked for. A change goes on when whoever asked for it goes away.
+    # Changes on request. A change continues if its caller goes away.
 
     async def change(self, change: Change, on: str, agreed: Agreed = at_once) -> Loaded:
         """Load, reload or unload; `on` is the path or the name that these take."""
@@ -178,7 +178,7 @@ class ModelChanges:
 
         Args:
             path: of the bundle, absolute, or relative to the folder of models
-            agreed: before they do
+            agreed: awaited before new calls go to it
 
         Raises:
             ModelPathForbidden: it is not below a folder that the operator named.
@@ -199,7 +199,7 @@ class ModelChanges:
         return await self._to_its_end(Change.RELOAD, name, self._reload(self._engine.model(name), agreed))
 
     async def unload(self, name: str, agreed: Agreed = at_once) -> Loaded:
-        """Let a model serve no new calls; sessions go on with it until its grace is over.
+        """Stop routing new calls to a model; sessions continue with it until its grace period ends.
 
         Raises:
             ModelNotFound: there is none of this name.
@@ -208,7 +208,7 @@ class ModelChanges:
         """
         return await self._to_its_end(Change.UNLOAD, name, self._unload(name, agreed))
 
-    # Wanted by the operator's folder and signals.
+    # Changes by the operator's folder and signals.
 
     async def load_at(self, path: Path, agreed: Agreed = at_once) -> Loaded:
         """Load the bundle at a path that no request gave; raises as `load`, but for ModelPathForbidden."""
@@ -246,7 +246,7 @@ class ModelChanges:
             self._folder_lock.release()
 
     def stop(self) -> None:
-        """Begin no more, and end what goes on soon."""
+        """Begin no more changes, and end running ones soon."""
         self._stopped.set()
         for task in self._tasks:
             task.cancel()
@@ -338,10 +338,10 @@ class ModelChanges:
         return result
 
     async def _to_its_end(self, change: Change, on: str, work: Coroutine[Any, Any, T]) -> T:
-        """What a change brings; it goes on when whoever asked for it goes away.
+        """Run a change to completion even if its caller goes away, and return its result.
 
         Raises:
-            Draining: the end of the server has broken it off.
+            Draining: the server's stop interrupted it.
         """
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -356,7 +356,7 @@ class ModelChanges:
     def _ended(self, task: asyncio.Task[Any], what: str) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (problem := task.exception()) is not None:
-            # Of these only who asked has to know.
+            # These concern only the caller, and are not logged.
             refused = isinstance(problem, (ModelNotFound, ModelBusy, LastModel, Draining))
             log.log(logging.INFO if refused else logging.ERROR, "%s was not done: %s", what, problem)
 
@@ -365,12 +365,12 @@ class ModelChanges:
 
 
 def _found_at(path: Path, model: Model) -> None:
-    """The bundle of a model is here now: it may have been renamed, and where it was there may be nothing more."""
+    """Update the path of a model's bundle, which may have been renamed."""
     model.bundle = replace(model.bundle, path=path)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """Done in a thread that keeps no process from ending."""
+    """Run work in a daemon thread, which does not keep the process from ending."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 

@@ -1,7 +1,7 @@
 """A folder of models, `NAME/VERSION/`, each version a bundle: which of them is to serve.
 
-A version is to appear whole, by a rename of its folder. One that is being copied is told in the log and left alone
-until it is complete; names that begin with a dot are nobody's.
+A version should appear complete, by a rename of its folder. One that is still being copied is logged and skipped until
+it is complete; names that begin with a dot are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from charloom.server.identity.signatures import SigningProblem
 log = logging.getLogger(__name__)
 
 Signature = str
-"""Something that differs once any file of any version was written or replaced, or has other permissions."""
+"""Changes when a file of any version is written or replaced, or gets other permissions."""
 
 
 class ModelFolder:
@@ -27,9 +27,9 @@ class ModelFolder:
 
     Args:
         path: the folder
-        read: reads and checks a bundle; raises SigningProblem where none can be checked
+        read: reads and checks a bundle; raises SigningProblem if the trusted keys cannot be used
 
-    Versions are ordered as people do it: 9 before 10, 1.9 before 1.10.
+    Versions are ordered by their numbers: 9 before 10, 1.9 before 1.10.
     """
 
     def __init__(self, path: Path, read: Callable[[Path], Bundle]) -> None:
@@ -37,11 +37,11 @@ class ModelFolder:
         self._read = read
         self._seen: dict[str, Signature] = {}
         self.chosen: dict[str, Signature] = {}
-        """By name, the versions among which one was chosen last: they are not looked at again until they change."""
+        """By name, the signature of the versions at the last choice: they are not read again until it changes."""
         self._unreadable: set[Path] = set()
-        """Folders of which the log has been told."""
+        """Unreadable folders that have been logged."""
         self._unchecked = ""
-        """Why nothing could be checked at the latest look, as the log was told."""
+        """The problem with the trusted keys at the latest look, which has been logged."""
 
     def first(self) -> list[Path]:
         """The newest complete version of each model.
@@ -76,11 +76,11 @@ class ModelFolder:
         return [version for version in found if version is not None]
 
     def remember(self, serving: Sequence[Path], chosen: Mapping[str, Signature]) -> None:
-        """Say which versions serve already: those that are the newest ones are looked at again once they change.
+        """Register versions that serve already; of the newest ones, none is read again until it changes.
 
         Args:
-            serving: their folders
-            chosen: what another process of the server has chosen, which is looked at again once it changes too
+            serving: folders of the versions
+            chosen: the choices of another process of the server, which are not repeated until they change either
         """
         for name, versions in self._models():
             self._seen[name] = signature = _signature(versions)

@@ -1,4 +1,4 @@
-"""What becomes of models without a request: a folder is followed, SIGHUP reloads them, those that have drained go."""
+"""Changes of models without a request: follows a folder, reloads at SIGHUP, removes models that have drained."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LOOK_SECONDS = 1.0
 SLOW_LOOK_SECONDS = 30.0
 """After how long the log is told that a look at the folder has not come to an end."""
 AUDIT_SECONDS = 10.0
-"""After how long a load is tried again that could not be written into the audit log, or for want of trusted keys."""
+"""Seconds until a load is retried that failed because the audit log or the trusted keys could not be used."""
 FOLDER, SIGNAL = "model folder", "SIGHUP"
-"""Who it is that has models loaded, as the audit log tells it."""
+"""Origins of a load, as the audit log names them."""
 
 
 class _Load(NamedTuple):
@@ -41,13 +41,13 @@ class _Load(NamedTuple):
 class ModelUpkeep:
     """Keeps the models of an engine as the operator's folder and signals want them.
 
-    Each model has a load of its own, so that one that takes long, or that waits for a disk which does not answer,
-    keeps no other from being loaded.
+    Each model is loaded by a task of its own, so that one that takes long, or waits for a disk that does not answer,
+    does not delay the others.
 
     Args:
         engine: serves the models
         changes: loads them
-        audit: has what is loaded
+        audit: records each load
     """
 
     def __init__(self, engine: Engine, changes: ModelChanges, audit: AuditLog) -> None:
@@ -55,13 +55,13 @@ class ModelUpkeep:
         self._changes = changes
         self._audit = audit
         self._loading: dict[str, _Load | None] = {}
-        """By name, the models that are being loaded, each with what is wanted after that."""
+        """By name, the models that are being loaded, each with the load that is to follow, if any."""
         self._refused: dict[str, tuple[_Load, Callable[[], bool]]] = {}
-        """By name, loads that are to be tried again, each with what tells when."""
+        """By name, loads that are to be retried, each with a function that returns whether it is time."""
         self._look: asyncio.Task[None] | None = None
         self._look_began = 0.0
         self._slow = False
-        """Whether the log was told that the present look has not come to an end."""
+        """Whether it was logged that the present look at the folder takes long."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
 
@@ -79,9 +79,9 @@ class ModelUpkeep:
             self._look_at_folder()
 
     async def serves(self) -> dict[str, Any]:
-        """What another process of the server has to know to serve the same: the bundles, with their digests, for other
-        files may be there by now; the order of all names; and what was chosen from the folder of models. Of a model
-        that is being loaded from there, or is to be, it chooses by itself.
+        """Describe the models for another process of the server: bundles with digests, because the files may have
+        changed since; the order of all names; and the choices from the folder of models. For models that are being
+        loaded from the folder, or are about to be, the other process chooses by itself.
 
         Raises:
             ModelUnusable: the folder does not answer.
@@ -99,17 +99,17 @@ class ModelUpkeep:
         }
 
     def reload_all(self) -> None:
-        """Load all models again, and what the folder of models has; what is being loaded, once more after that."""
+        """Load all models again, and those of the folder of models; one that is being loaded, once more after that."""
         self._start(self._reload_all())
 
     def stop(self) -> None:
-        """Begin no more, and break off what goes on."""
+        """Begin no more loads, and cancel running ones."""
         self._stopped = True
         for task in self._tasks:
             task.cancel()
 
     async def stopped(self, seconds: float) -> None:
-        """Wait until what `stop` broke off has ended, up to `seconds`."""
+        """Wait up to `seconds` until the loads that `stop` cancelled have ended."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
@@ -180,7 +180,7 @@ class ModelUpkeep:
                 self._begin(name, then)
 
     def _ready_again(self, name: str, problem: EngineError) -> Callable[[], bool] | None:
-        """What tells when a load is to be tried again; None: once its files have changed."""
+        """Return a function that returns whether to retry a load; None: retry when its files change."""
         if isinstance(problem, ModelBusy):
             return lambda: not self._changes.changing(name)
         if isinstance(problem, ModelTooLarge):

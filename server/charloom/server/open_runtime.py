@@ -27,7 +27,7 @@ from charloom.server.settings import ServerSettings
 log = logging.getLogger(__name__)
 
 UNFORESEEN = 0.15
-"""Of the memory besides the decoders, what is not promised to calls: fragments, sessions, gRPC's buffers."""
+"""Share of the memory besides the decoders that calls may not use: for fragmentation, sessions, gRPC's buffers."""
 
 
 def open_models(
@@ -65,20 +65,20 @@ def model_folder(settings: ServerSettings) -> ModelFolder | None:
 
 
 def budget_of(limit: int | None) -> int | None:
-    """Bytes that calls may use of a process's limit: what is left besides the decoders, and a part for the unforeseen.
+    """Bytes that calls may use: the process's limit without the decoders and the share `UNFORESEEN`.
 
     Args:
-        limit: of the process; None: nobody knows one
+        limit: limit of the process; None: unknown
     """
     return None if limit is None else max(0, int((limit - memory_in_use()) * (1 - UNFORESEEN)))
 
 
 def require_memory(settings: ServerSettings, left: int | None) -> None:
-    """See that calls can be served at all.
+    """Check that there is memory to serve calls at all.
 
     Args:
         settings: of the server
-        left: bytes that calls may use, as `budget_of` has them; None: nobody knows a limit
+        left: bytes that calls may use, from `budget_of`; None: the limit is unknown
 
     Raises:
         ValueError: there is no memory for any call.
@@ -96,7 +96,7 @@ def require_memory(settings: ServerSettings, left: int | None) -> None:
 
 
 def memory_of_process(settings: ServerSettings) -> int | None:
-    """Bytes that this process may use: its part of what the server may; None: nobody knows a limit."""
+    """Bytes that this process may use, which is its part of the server's limit; None: the limit is unknown."""
     limit = settings.memory_bytes or memory_limit()
     return None if limit is None else limit // settings.processes
 
@@ -116,7 +116,7 @@ def records_of(settings: ServerSettings, keys: SealingKeys | None) -> Records:
 
 
 def weights_without_model(settings: ServerSettings, bundles: Sequence[Bundle]) -> str:
-    """What to tell of weights whose names no model has, as misspelt ones; empty where there are none."""
+    """A warning about weights for names that no model has, such as misspelt ones; empty if there are none."""
     unused = settings.limits().model_weights.keys() - {bundle.manifest.name for bundle in bundles}
     names = ", ".join(map(repr, sorted(unused)))
     return f"no model is named {names}; a weight counts once there is one of its name" if names else ""

@@ -1,4 +1,4 @@
-"""From where a call comes: which addresses count as one caller, and which proxies are believed.
+"""The origin of a call: which addresses count as one caller, and which proxies are trusted.
 
 Decision 0020 says why.
 """
@@ -15,18 +15,18 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = SCHEME.rstrip(":")
-"""How the setting, and the origin, name whoever comes through a Unix socket: these cannot be told apart."""
+"""Name of all callers on a Unix socket, in the setting and as an origin: they cannot be told apart."""
 _REMEMBERED, _LONGEST_REMEMBERED = 4096, 256
-"""Origins that are kept, and the characters that the hops of one may have: whoever calls chooses them."""
+"""Origins that are cached, and the most characters of an origin's hops: callers choose them."""
 SITE_BITS = 64
-"""Of an IPv6 address: what one subscriber is given at least, and can choose all addresses of."""
+"""Prefix of an IPv6 address that counts as one caller: a subscriber gets at least this network."""
 
 
 class Origins:
     """Names the origin of each call.
 
     Args:
-        trusted: proxies that are believed to say for whom they call: addresses, networks, or `unix`, with commas
+        trusted: proxies whose forwarded addresses are trusted: addresses, networks, or `unix`, separated by commas
 
     Raises:
         ValueError: one of them is none of these.
@@ -38,7 +38,7 @@ class Origins:
         self._networks: Sequence[Network] = [ipaddress.ip_network(name) for name in names if name != UNIX]
         self._remembered = functools.lru_cache(_REMEMBERED)(self._of)
         self.trusts = functools.lru_cache(_REMEMBERED)(self._trusts)
-        """Whether the other end of a connection, by its address, is a proxy that is believed; empty: a Unix socket."""
+        """Whether the other end of a connection, by its address, is a trusted proxy; empty: a Unix socket."""
 
     def of(self, host: str, port: int, forwarded: str = "") -> str:
         """The origin of a call: equal for all calls of one caller.
@@ -57,7 +57,7 @@ class Origins:
     def _of(self, host: str, port: int, forwarded: str) -> str:
         peer = address_of(host)
         if self._believes(peer):
-            # From the nearest hop on: what a hop says is worth something as long as it is a proxy that is trusted.
+            # From the nearest hop on: the address that a hop reports counts as long as the hop is a trusted proxy.
             hop: Address | None = None
             for text in reversed([part for part in forwarded.split(",") if part.strip()]):
                 hop = address_of(text)

@@ -1,4 +1,4 @@
-"""What each of several processes has of what one server may have, and what cannot be given to several."""
+"""How several processes share a server's limits, and which settings do not allow several processes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from charloom.server.unix_socket import socket_path
 
 MOST_PROCESSES = 256
 METRICS = "metrics"
-"""What the parent asks each process for."""
+"""The parent's question for metrics."""
 LEAST_MEMORY = 2**28
 """Bytes with which a process can serve anything."""
 
 
 def part_of(most: int, processes: int) -> int:
-    """What one process takes of what all may take: its part, rounded up, so that together they take all."""
+    """One process's part of a limit, rounded up."""
     return -(-most // processes)
 
 

@@ -1,4 +1,4 @@
-"""What serves calls, however they arrive: the engine with its session store, their upkeep, and their end."""
+"""Serves the calls of all transports: the engine with its session store, their upkeep, and their shutdown."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Runtime:
         engine: the engine; it is closed with the runtime
         models: changes what the engine serves
         group: the processes of the server
-        audit: has what administrators do
-        grace_seconds: how long running calls may go on once the server is asked to stop
+        audit: records what administrators do
+        grace_seconds: how long running calls may continue once the server is asked to stop
     """
 
     def __init__(

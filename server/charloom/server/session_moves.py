@@ -1,4 +1,4 @@
-"""Moves sessions to other models for whoever calls, however the call arrives; the audit log has it first."""
+"""Moves sessions to other models, for all transports; each move is written to the audit log before it begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def move_session(
     Raises:
         AuditLogUnavailable: nothing was done.
     """
-    await runtime.engine.sessions.get(key)  # whoever asks for sessions that are not there adds nothing to the audit log
+    await runtime.engine.sessions.get(key)  # a request for a session that does not exist is not audited
     async with runtime.audit.act_of_call("move-session", f"session {shown(key.id)}", of=key.tenant) as more:
         session = await runtime.engine.moving.move(
             key, model, skip_unknown=skip_unknown, expected_position=expected_position

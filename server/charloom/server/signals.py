@@ -13,7 +13,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Orders(Protocol):
-    """Says what to call from now on when the server is asked to stop, and when to load its models again."""
+    """Registers callbacks for requests to stop the server, and to load its models again."""
 
     def __call__(self, stop: Callable[[], object], reload: Callable[[], object] = ..., /) -> None: ...
 
@@ -21,8 +21,8 @@ class Orders(Protocol):
 def leave_when_asked() -> None:
     """From now on, until `call_when_asked`, a signal to stop ends the process at once, with exit code 0.
 
-    For a process that has nothing to put in order yet. An exception would not do: it may arise inside the import of a
-    library, which makes another one of it, and a thread inside a library lets no interpreter end in order.
+    For a process that has nothing to clean up yet. An exception would not do: it may be raised inside the import of a
+    library, which turns it into another one, and the interpreter cannot exit while a thread is inside a library.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -34,10 +34,10 @@ def leave_when_asked() -> None:
 
 
 def call_when_asked(stop: Callable[[], object], reload: Callable[[], object] = lambda: None) -> None:
-    """From now on, let the running event loop call the one at every signal to stop, and the other at SIGHUP.
+    """From now on, let the running event loop call `stop` at every signal to stop, and `reload` at SIGHUP.
 
-    The loop's own `add_signal_handler` will not do: a loop that closes puts the default back, and the next signal would
-    kill a process that is ending in order.
+    The loop's own `add_signal_handler` would not do: a loop restores the default when it closes, and the next signal
+    would kill a process that is shutting down.
     """
     loop = asyncio.get_running_loop()
     for number in STOPPING:

@@ -1,6 +1,6 @@
-"""Many log-probabilities in slices, of which one turn of the event loop gets a few, however many calls tell of them.
+"""Splits log-probabilities into slices, of which all calls together process a few per turn of the event loop.
 
-A slice is short, but one for each of fifty calls, all in the same turn of the loop, would keep everybody else waiting.
+One slice is quick, but one for each of fifty calls in the same turn of the loop would delay all other calls.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator
 from charloom.engine.loom.logprobs import Logprobs
 
 SLICE, TURN = 250, 500
-"""Log-probabilities of one slice, and of all slices in one turn of the loop, about: on an idle processor it takes a
-thread a third of a millisecond to put a slice into a message, and several times as long on one that decodes too."""
+"""About how many log-probabilities one slice has, and all slices in one turn of the loop. Encoding a slice takes a
+third of a millisecond on an idle processor, and several times as long on one that decodes too."""
 
 
 async def slices(logprobs: Logprobs) -> AsyncIterator[Logprobs]:
-    """The same in order, some at a time, at least one; each slice when it is its turn."""
+    """Yield the log-probabilities in order, in one or more slices, each when it is its turn."""
     start = 0
     while start < len(logprobs):
         each = 1 + len(logprobs[start].top)

@@ -34,7 +34,7 @@ def check(arguments: argparse.Namespace) -> int:
     print(f"{len(wrong)} mistakes" if len(wrong) > 1 else "1 mistake" if wrong else "no mistakes", flush=True)
     if any(isinstance(finding.problem, BundleStuck) for finding in wrong):
         sys.stdout.flush()
-        os._exit(1)  # a thread is inside a library and lets no interpreter end in order
+        os._exit(1)  # the interpreter cannot exit while a thread is inside a library
     return 1 if wrong else 0
 
 

@@ -61,7 +61,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that is told; sizes in bytes, None where nobody says."""
+    """All findings; sizes in bytes, None if unknown."""
 
     processor: Processor
     cores: int
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(explain(problem)) from problem
     except BundleStuck as problem:
         print(f"charloom doctor: {problem}", file=sys.stderr, flush=True)
-        os._exit(1)  # its thread is inside a library and lets no interpreter end in order
+        os._exit(1)  # the interpreter cannot exit while its thread is inside a library
     except (BundleError, OSError, ValueError) as problem:
         raise CommandError(words_of(problem)) from problem
     print(json.dumps(as_json(findings)) if arguments.json else report(findings, settings))
@@ -119,7 +119,7 @@ def examine(path: Path, settings: ServerSettings) -> Findings:
     Raises:
         BundleError, ValueError: as `open_models`.
     """
-    load = os.getloadavg()[0]  # before this has a part in it
+    load = os.getloadavg()[0]  # before the measurements add to it
     [(bundle, decoder)] = open_models([path], settings)
     limits = settings.limits()
     model = _measured(bundle, decoder, settings)

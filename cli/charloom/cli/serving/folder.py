@@ -52,10 +52,10 @@ def _misplaced(folder: Path) -> str:
 
 
 def bundles_of_others(paths: Sequence[Path], settings: ServerSettings) -> list[Path]:
-    """The bundles that the other processes of a server serve, for one that takes the place of another.
+    """The bundles that the other processes of a server serve, for a process that replaces one.
 
-    A version that is in the folder of models no more, because it was renamed or removed while it serves, is the newest
-    one of its model there.
+    A version that is no longer in the folder of models, because it was renamed or removed while it serves, is replaced
+    by the newest version of its model there.
 
     Raises:
         CommandError: the file of trusted keys cannot be read.

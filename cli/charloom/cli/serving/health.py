@@ -20,7 +20,7 @@ from charloom.client import HealthStatus
 _ADDRESS = re.compile(r"(?:dns:(?:///)?|ipv[46]:)?([^/]+):([0-9]{1,5})")
 """Host and port of a target; a Unix socket, which has no TLS, and what only gRPC knows have neither."""
 _NAMES = ("DNS", "IP Address", "commonName")
-"""What a certificate can be for, as Python's `ssl` calls it, of that which gRPC looks at."""
+"""The kinds of names in a certificate that gRPC checks, as Python's `ssl` calls them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _access_found(target: str, timeout: float | None, cert: str | None, key: str | None) -> dict[str, Any] | None:
-    """What `Client` needs to call a server, whose certificate is taken for the one to expect.
+    """Find the arguments of `Client` for a server by trusting the certificate that it presents.
 
     Args:
         target: the server

@@ -61,7 +61,7 @@ def serve_paths(
             asyncio.run(serve(open_models(paths, settings, digests), settings, ready, orders, group))
     except (BundleStuck, DecoderStuck) as problem:
         print(f"charloom serve: {problem}", file=sys.stderr, flush=True)
-        os._exit(1)  # its thread is inside a library and lets no interpreter end in order
+        os._exit(1)  # the interpreter cannot exit while its thread is inside a library
     except (BundleError, PortInUse, ValueError) as problem:
         raise CommandError(str(problem)) from problem
 

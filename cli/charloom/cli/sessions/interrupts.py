@@ -1,8 +1,8 @@
 """Ctrl-C while a call runs: it cancels the call, and only then raises KeyboardInterrupt.
 
-Python raises it between any two steps of the main thread, also in the midst of gRPC's. Where that is between beginning
-a call and having a thread that waits for it, or between taking a lock and knowing of it, closing the channel waits for
-ever.
+Python raises it between any two steps of the main thread, also inside gRPC's code. If that is between the beginning of
+a call and the start of the thread that waits for it, or between taking a lock and storing that it is taken, closing the
+channel would wait for ever.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Cancel = Callable[[], object]
 
 
 class Interrupts:
-    """What Ctrl-C does within this context manager: what the present one of its methods says, and else nothing.
+    """Handles Ctrl-C within this context manager, as the active one of its methods says; without one, it is ignored.
 
-    Where SIGINT is ignored, or somebody else's, it stays so.
+    If SIGINT is ignored or has another handler, that stays in place.
     """
 
     def __init__(self) -> None:
         self._raises = False
         self._arrived = False
         self._cancel: Cancel | None = None
-        # A handler may come in the midst of itself, which only this kind of queue takes.
+        # The handler may interrupt itself; only this kind of queue is reentrant.
         self._to_call: queue.SimpleQueue[Cancel | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._call, name="charloom-interrupts", daemon=True)
 
@@ -53,7 +53,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """Within this, Ctrl-C raises KeyboardInterrupt at once; nothing of gRPC may be in it."""
+        """Within this, Ctrl-C raises KeyboardInterrupt at once; no code of gRPC may run in it."""
         self._raises = True
         try:
             yield
@@ -62,7 +62,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def postponed(self) -> Iterator[Callable[[Cancel], None]]:
-        """Within this, Ctrl-C calls, in another thread, what was given last to the function that this yields.
+        """Within this, Ctrl-C calls a function in another thread: the one passed last to the yielded function.
 
         KeyboardInterrupt is raised at the end of the block.
         """

@@ -24,16 +24,16 @@ from charloom.client import (
 )
 
 POLL, IDLE = 0.25, 20.0
-"""Seconds between two looks at what is waited for, and after which a watch without lines is closed."""
+"""Seconds between two checks while waiting, and seconds without lines after which a watch is closed."""
 PATIENCE = 30.0
 """Most seconds between two tries to reach a server that went away."""
 LISTEN = 1.0
-"""Seconds between two questions which sources are silent; that many keep the watch open."""
+"""Seconds between two questions for silent sources, which also keep the watch open."""
 T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The command is to end, and the server that it waits for is away: what was asked has no answer."""
+    """The command is stopping while the server is away, so the request gets no answer."""
 
 
 class LastingWatch:
@@ -74,7 +74,7 @@ class LastingWatch:
         return self._asked(lambda watch: watch.silent())
 
     def _asked(self, ask: Callable[[Watch], T]) -> T:
-        """What the server answers; asked again, where it went away, until the command is stopped."""
+        """Ask the server, and again if it went away, until the command is stopped; returns the answer."""
         wait = 1.0
         while True:
             fresh = self._watch is None
@@ -83,7 +83,7 @@ class LastingWatch:
                 answer = ask(watch)
             except DeadlineExceeded as problem:
                 self._drop()
-                # A watch that had no line for long the server ends; it goes on with the next one.
+                # The server ends a watch that is idle for long; the next line opens it again.
                 if fresh or problem.reason != "CLIENT_IDLE":
                     raise
             except (ConnectionFailed, Unavailable, Conflict, Overloaded) as problem:
@@ -106,7 +106,7 @@ class LastingWatch:
     def _may_help(self, problem: CharloomError) -> bool:
         """Whether time may help."""
         if isinstance(problem, Conflict):
-            # A server may take a moment to see that the call before has broken off, which still has the name.
+            # The server may take a moment to notice that the previous call, which holds the name, has broken off.
             return self._used > 0
         return not isinstance(problem, Overloaded) or problem.retry_after is not None
 

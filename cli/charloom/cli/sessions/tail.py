@@ -1,4 +1,4 @@
-"""Lines of a file that grows: half-written, rotated, truncated, gone, and where to go on after a restart.
+"""Lines of a growing file, which may be half-written, rotated, truncated or removed; and where to resume.
 
 Knows: files and bytes. Does not know: what becomes of the lines.
 """
@@ -24,9 +24,9 @@ LONGEST_LINE = 65_536
 BLOCK = 65_536
 """Bytes that are read at a time."""
 _ROTATED = re.compile(r"[.-][0-9][0-9.-]*")
-"""What is added to the name of a file that is rotated: a number or a date."""
+"""Suffix of the name of a rotated file: a number or a date."""
 _HEAD = 256
-"""Bytes at the beginning of a file by which it is known again."""
+"""Bytes at the beginning of a file by which it is recognised."""
 
 
 class TailedLine(NamedTuple):
@@ -41,13 +41,13 @@ class TailedLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Position:
-    """How far a file was read; everything before it was told."""
+    """How far a file was read; all lines before it have been reported."""
 
     inode: int
     offset: int
-    """At the beginning of a line, or in what is left out of a long one."""
+    """Offset in bytes of the beginning of a line, or within the part of a long line that is left out."""
     skipping: bool
-    """Whether the next line break only ends a line that was told already."""
+    """Whether the next line break only ends a line that has been reported already."""
     head: str
     """SHA-256 of the file's beginning, up to `_HEAD` bytes before `offset`, in hexadecimal."""
 
@@ -197,9 +197,9 @@ class Tail:
         if self._file is None:
             return []
         if self._truncated():
-            # What was half written before will not be completed.
+            # The half-written line from before will not be completed.
             return self._restart() or self.read(to_the_end=to_the_end)
-        over = self._replaced()  # asked first: what is written until then belongs to the file
+        over = self._replaced()  # checked before the read, so that nothing written to the old file until then is missed
         while data := self._file.read(BLOCK):
             self._head += data[: _HEAD - len(self._head)] if len(self._head) < _HEAD else b""
             if found := list(self._lines.feed(data)):
@@ -241,7 +241,7 @@ class Tail:
         return os.fstat(own).st_size < self._file.tell() or os.pread(own, len(self._head), 0) != self._head
 
     def _replaced(self) -> bool:
-        """Whether another file has the name now. While none has, more may still come to this one."""
+        """Whether another file has the name now. While no file has it, this one may still grow."""
         assert self._file is not None
         try:
             now = self._path.stat()
@@ -282,7 +282,7 @@ class Tail:
         folder = self._path.parent
         names = sorted(folder.glob(f"{glob.escape(self._path.name)}*")) if folder.is_dir() else []
         for path in [self._path, *names]:
-            if not path.is_file():  # to open a pipe would wait for whoever writes to it
+            if not path.is_file():  # opening a pipe would wait for a writer
                 continue
             try:
                 file = path.open("rb")

@@ -39,19 +39,19 @@ class Route:
     handler: Callable[[Exchange, Any], Awaitable[None]]
     """Answers a request, given its body."""
     response_schema: Schema
-    """What its answers look like."""
+    """Schema of its answers."""
     body: type[Body] | None = None
-    """What the body is; None: it has none."""
+    """Type of the body; None: it has none."""
     body_needed: bool = True
-    """Whether the body has to be there; one that is left out is as one without fields."""
+    """Whether the body is required; if not, a missing body counts as one without fields."""
     parse: Callable[[bytes, Mapping[str, str], Any], tuple[Any, list[str]]] = parsed
-    """Makes of the body's bytes and the headers what is answered, and the fields that mean nothing here."""
+    """Parses the body's bytes and the headers; returns the value for the handler, and the names of ignored fields."""
     query: Mapping[str, Schema] = field(default_factory=dict)
     """Parameters that its URL may have."""
     status: int = 200
-    """Of its answers."""
+    """Status of its answers."""
     other_content_type: str = ""
-    """The content type of answers that are no JSON, where it is asked for such."""
+    """Content type of its answers that are not JSON, if a request can ask for such."""
 
     @property
     def name(self) -> str:
@@ -63,10 +63,10 @@ class Application:
     """Answers HTTP requests, over ASGI.
 
     Args:
-        routes: all there are; each stands in `scopes.ROUTES`
+        routes: all routes; each must be in `scopes.ROUTES`
         admission: lets calls in
-        sites: who may call from where
-        largest_body: most bytes of a body that is read now
+        sites: checks the host and origin of a request
+        largest_body: returns the most bytes of a body that is read now
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Application:
             await route.handler(exchange, body)
 
     def _arrival(self, exchange: Exchange) -> Arrival:
-        """What a call says of itself, and where it comes from."""
+        """Read a call's credentials, headers and address."""
         headers = exchange.headers
         host, port = exchange.scope["client"] or ("", 0)
         return Arrival(
@@ -155,4 +155,4 @@ def _check_query(exchange: Exchange, allowed: Container[str]) -> None:
 
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
-    """Patterns are matched only; `Application` answers."""
+    """Placeholder handler: the router only matches patterns, `Application` answers."""

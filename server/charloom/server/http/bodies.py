@@ -1,4 +1,4 @@
-"""From the bytes of a body to a checked value: strict JSON, no field dropped in silence, errors that name the field."""
+"""From the bytes of a body to a checked value: strict JSON, ignored fields are reported, errors name the field."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from charloom.engine.errors import shown
 from charloom.server.http.problems import Refused
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**64)]
-"""A whole number that the engine can look at."""
+"""A whole number that the engine can check."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 T = TypeVar("T")
 Items = Annotated[list[T], Field(fail_fast=True)]
-"""A list, of which the first wrong item is told: a body has room for a million, each with an error of its own."""
+"""A list, with an error for the first wrong item only: a body has room for a million of them."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON writes half of a character outside the basic plane."""
@@ -28,7 +28,7 @@ IN_JSON = {
     "model_type": "it is no object; give {...}",
     "list_type": "it is no list; give [...]",
 }
-"""What is said of pydantic's kinds of errors that it tells in words of Python."""
+"""Replaces pydantic's messages that speak of Python's types."""
 
 
 class Body(BaseModel):
@@ -45,7 +45,7 @@ class Body(BaseModel):
 
 
 class ReadingBody(Body):
-    """What has a model read text."""
+    """The fields of every body that has a model read text."""
 
     unknown_characters: Literal["reject", "refuse", "skip"] = Field(
         "reject", description="what is done with characters that the model lacks; `refuse` is an older name of `reject`"
@@ -61,7 +61,7 @@ B = TypeVar("B", bound=Body)
 
 
 def at_most(entries: int) -> BeforeValidator:
-    """Counts the entries of an object before any of them is looked at, which `max_length` does afterwards."""
+    """Limit the entries of an object before any of them is validated; `max_length` counts only afterwards."""
 
     def check(value: Any) -> Any:
         if isinstance(value, dict) and len(value) > entries:
@@ -72,16 +72,16 @@ def at_most(entries: int) -> BeforeValidator:
 
 
 STRING = "str"
-"""How pydantic names one of several kinds that a value may be of, in the place of an error; others have brackets."""
+"""How pydantic's error location names the `str` branch of a union; names of other branches have brackets."""
 
 
 def parsed(content: bytes, headers: Mapping[str, str], form: type[B]) -> tuple[B, list[str]]:
-    """The value of a body, and the names of the fields in it that mean nothing here.
+    """Parse a body; returns its value and the names of ignored fields.
 
     Args:
         content: the bytes
-        headers: of the request; they say what the bytes are
-        form: what is expected
+        headers: headers of the request, whose content type is checked
+        form: the expected type
 
     Raises:
         Refused: they are not JSON, or not of this form.
@@ -93,7 +93,7 @@ def parsed(content: bytes, headers: Mapping[str, str], form: type[B]) -> tuple[B
 
 
 def parsed_json(content: bytes, form: type[B]) -> tuple[B, list[str]]:
-    """As `parsed`, whatever the request says of the bytes."""
+    """Like `parsed`, but without a look at the headers."""
     value = _read(content)
     if not isinstance(value, dict):
         raise Refused(400, "NOT_JSON", "the body is JSON, but no object; send {...}")
@@ -119,7 +119,7 @@ def _unknown(body: Body) -> list[str]:
 
 def _read(content: bytes) -> Any:
     try:
-        # `json.loads` takes bytes for UTF-16 and UTF-32 too, and halves of characters in them for whole ones.
+        # `json.loads` would also accept bytes in UTF-16 and UTF-32, with unpaired surrogates.
         value = json.loads(content.decode("utf-8-sig"), parse_constant=_no_number)
         if _SURROGATE.search(content):
             json.dumps(value, ensure_ascii=False).encode()
@@ -139,7 +139,7 @@ def _refusal(problem: ValidationError) -> Refused:
     errors = problem.errors(include_url=False, include_context=False)
     error = errors[0]
     if error["loc"][-1:] == (STRING,) and isinstance(error["input"], list):
-        # It may be a text or a list, and pydantic tells first what is wrong with it as a text.
+        # For a field that may be a text or a list, pydantic reports first why it is no text.
         field = error["loc"][:-1]
         error = next((one for one in errors[1:] if one["loc"][: len(field)] == field), error)
     place = [part for part in error["loc"] if not (isinstance(part, str) and (part == STRING or "[" in part))]

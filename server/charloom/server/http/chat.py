@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: messages, as the model's template writes them, and what the assistant says next."""
+"""POST /v1/chat/completions: the assistant's next message, from messages in the form of the model's template."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from charloom.server.http.logprobs import Entries
 from charloom.server.http.sampling import GenerationBody, model_of, request_of
 
 MOST_MESSAGES = 4096
-"""Messages of a conversation and their parts: each takes the event loop ten microseconds or so to check."""
+"""Most messages of a conversation, parts included: checking each takes the event loop some ten microseconds."""
 ALTERNATIVE = 70
 """Bytes of an answer for each alternative's entry, besides its text and its bytes."""
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -38,7 +38,7 @@ class TextContent(Body):
 
 
 class Message(Body):
-    """What somebody says."""
+    """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[Items[TextContent], Field(min_length=1, max_length=MOST_MESSAGES)]
@@ -61,7 +61,7 @@ class ChatBody(GenerationBody):
     @field_validator("messages", mode="before")
     @classmethod
     def _of_few_parts(cls, value: Any) -> Any:
-        """Count the messages and their parts before any of them is looked at."""
+        """Limit the number of messages and parts before any of them is validated."""
         if isinstance(value, list):
             contents = [one.get("content") for one in value if isinstance(one, dict)]
             count = len(value) + sum(len(content) for content in contents if isinstance(content, list))
@@ -108,7 +108,7 @@ class Chat:
                 self._largest, body.n, top if body.logprobs else None, escaped=ESCAPED + 4, alternative=ALTERNATIVE
             ),
         )
-        if request.constraint is None:  # which says itself where the text ends
+        if request.constraint is None:  # a constraint determines by itself where the text ends
             request = replace(request, template_stop=template.stop)
         try:
             generations = await begin_continuations(self._engine, request)
@@ -136,7 +136,7 @@ def _checked(body: ChatBody) -> int:
 
 
 class ChatForm(Form):
-    """How messages are told."""
+    """The JSON form of chat answers."""
 
     id_prefix, whole_object, chunk_object = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
@@ -145,7 +145,7 @@ class ChatForm(Form):
         return Entries(vocabulary, constrained=self.constrained)
 
     def first(self, index: int) -> Json | None:
-        """Whose message it is."""
+        """The first chunk of a choice, with the role."""
         return _choice(index, "delta", {"role": "assistant", "content": ""}, NULL, UNFINISHED)
 
     def chunk(self, index: int, text: str, logprobs: Json, ending: str) -> Json:

@@ -32,48 +32,48 @@ LOGPROB, ALTERNATIVE = 125, 30
 SPARE = 2**21
 """Bytes for what an answer holds besides its tokens."""
 ECHOED = 4096
-"""Log-probabilities of a prompt, all alternatives among them, in one event of a stream of several choices, about."""
+"""About how many log-probabilities of a prompt, alternatives included, one event has in a stream of several choices."""
 UNFINISHED = '"finish_reason":null'
 PROMPT_ALONE = f'"finish_reason":"{FinishReason.LENGTH.value}"'
-"""How a choice ends for which nothing is generated."""
+"""Ending of a choice for which nothing is generated."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A prompt, and what comes of it."""
+    """A prompt and its generations."""
 
     model: Model
     prompt: Text
     generations: Sequence[Continuation]
     scored: ScoredText | None = None
-    """The prompt's log-probabilities, where they are to be told."""
+    """The prompt's log-probabilities, if the answer has them."""
     echo: bool = False
-    """Whether the prompt is to be told."""
+    """Whether the answer repeats the prompt."""
     started: bool = False
-    """Whether the start stands before it as a token."""
+    """Whether the prompt begins with the start token."""
 
     @functools.cached_property
     def text(self) -> str:
-        """The prompt, as it is told."""
+        """The prompt as the answer repeats it."""
         if self.scored is not None:
             return self.model.vocabulary.decode(self.scored.logprobs.tokens)
         return self.prompt if isinstance(self.prompt, str) else self.model.vocabulary.decode(self.prompt)
 
 
 class LogprobsTeller(Protocol):
-    """Tells the log-probabilities of one text, as JSON."""
+    """Encodes the log-probabilities of one text as JSON."""
 
     async def told(self, logprobs: Logprobs) -> Json:
-        """The next tokens of the text."""
+        """Encode the next tokens of the text."""
 
 
 class Form(ABC):
-    """How a route tells choices.
+    """The JSON form in which a route answers with choices.
 
     Args:
         model: the model's name
         digest: the model's
-        constrained: whether the text is to match something; the log-probabilities then tell what that left
+        constrained: whether there is a constraint; log-probabilities then include what it allowed
     """
 
     id_prefix: ClassVar[str]
@@ -95,8 +95,8 @@ class Form(ABC):
 
         Args:
             vocabulary: of the model
-            offset: of its first token that is told
-            started: whether the start is told as a token before that one
+            offset: character offset of the first token in the answer
+            started: whether the start is a token before that one
         """
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Form(ABC):
         """Choice number `index`, as JSON."""
 
     def first(self, index: int) -> Json | None:
-        """What a stream tells of a choice before its text; None for nothing."""
+        """What a stream sends for a choice before its text; None for nothing."""
         return None
 
     @functools.cached_property
@@ -164,10 +164,10 @@ async def streamed(parts: Sequence[Part], form: Form, logprobs: bool, include_us
     """The events of a stream.
 
     Args:
-        parts: what is generated
-        form: how it is told
-        logprobs: whether log-probabilities are told
-        include_usage: whether the last chunk tells how many tokens there were
+        parts: prompts with their generations
+        form: JSON form of the choices
+        logprobs: whether to include log-probabilities
+        include_usage: whether the last chunk has the numbers of tokens
     """
     usage = Usage()
     sources: list[AsyncIterator[bytes]] = []
@@ -187,10 +187,10 @@ def _merged(sources: Sequence[AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
 
 
 async def _of_part(part: Part, form: Form, logprobs: bool, numbers: range, usage: Usage) -> AsyncIterator[bytes]:
-    """The events of the choices that come of a prompt, which have these numbers.
+    """The events of a prompt's choices, which have these numbers.
 
-    The echo is made once, and each piece of it told of all of them before the next one: it is in memory once at most,
-    however many choices there are and however slowly they are read.
+    The echo is made once, and each piece is sent for all choices before the next piece is made: so it is in memory at
+    most once, however many choices there are and however slowly they are read.
     """
     if part.echo:
         async for text, told, last in _echo(part, form, logprobs, len(numbers)):
@@ -210,9 +210,9 @@ async def _of_part(part: Part, form: Form, logprobs: bool, numbers: range, usage
 
 
 async def _echo(part: Part, form: Form, logprobs: bool, choices: int) -> AsyncIterator[tuple[str, Json, bool]]:
-    """The prompt in pieces, at least one, each with its log-probabilities if they are told, and whether it is the
-    last. It is in one piece unless log-probabilities are told of several choices, so that a client of a single one,
-    as the playground, knows where the prompt ends.
+    """Yield the prompt in one or more pieces, each with its log-probabilities if wanted, and whether it is the last.
+    There are several pieces only with log-probabilities and several choices, so that a client of one choice, such as
+    the playground, knows where the prompt ends.
     """
     if part.scored is None or not logprobs:
         yield part.text, NULL, True
@@ -255,17 +255,17 @@ async def _scored(part: Part, form: Form, logprobs: bool, usage: Usage) -> tuple
 
 
 async def whole(parts: Sequence[Part], form: Form, logprobs: bool, n: int) -> Json:
-    """The answer once all is there.
+    """The whole answer, once all texts are complete.
 
     Args:
-        parts: what is generated
-        form: how it is told
-        logprobs: whether log-probabilities are told
-        n: how many choices of each prompt; where more were generated, the most probable ones
+        parts: prompts with their generations
+        form: JSON form of the choices
+        logprobs: whether to include log-probabilities
+        n: number of choices of each prompt; if more were generated, the most probable ones are chosen
     """
     usage = Usage()
     choices: list[Json] = []
-    # All are read at once: a text that nobody reads is held up, and may be dismissed.
+    # Read all at once: a generation that nobody reads pauses, and may be ended.
     deltas = iter(await asyncio.gather(*(generation.whole() for part in parts for generation in part.generations)))
     for part in parts:
         if not part.generations:
@@ -301,7 +301,7 @@ def _mean(delta: TextDelta) -> float:
 
 
 def _ending(result: GenerationResult) -> str:
-    """The members that say how a choice ended; those after the first are this server's own."""
+    """The members for the end of a choice; those after the first are this server's own."""
     snapshot = result.finish.snapshot
     members: dict[str, Any] = {
         "finish_reason": result.finish.reason.value,

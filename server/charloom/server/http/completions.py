@@ -1,4 +1,4 @@
-"""POST /v1/completions: text that goes on from a prompt, as OpenAI's legacy route tells it."""
+"""POST /v1/completions: text that continues a prompt, in the form of OpenAI's legacy route."""
 
 from __future__ import annotations
 
@@ -81,21 +81,21 @@ class Completions:
             await exchange.answer_in_parts(await whole(parts, form, body.logprobs is not None, body.n))
 
     async def _part(self, exchange: Exchange, body: CompletionBody, model: Model, request: GenerationRequest) -> Part:
-        """Begin what is to be done with a prompt."""
+        """Score and generate for one prompt, as the body asks."""
         started = False
         if not (request.session_id or request.state):
             prompt, started = without_start(request.prompt, model.vocabulary)
             request = replace(request, prompt=prompt)
         scored = None
         if body.echo and (body.logprobs is not None or body.max_tokens == 0):
-            # Nothing is read for what is refused; what generates nothing is held to the same as what does.
+            # Check before anything is read; a request that generates nothing must pass the same checks.
             wanted = replace(request, prompt="", max_tokens=1 if body.max_tokens == 0 else body.max_tokens)
             check(wanted, self._engine.limits, model.vocabulary, model.decoder.lacks)
             if request.state:
                 raise InvalidRequest("echo", "log-probabilities of a prompt that goes on from a state are not told")
-            # Each choice of an answer has it; a stream tells it of all of them at once.
+            # Every choice of a whole answer repeats the echo; a stream sends it for all choices at once.
             scored, _ = await self._engine.reading.score(_reading(request, times=1 if body.stream else body.n))
-            if request.session_id:  # the generation has to start where the prompt was read from
+            if request.session_id:  # the generation must start from the position at which the prompt was read
                 request = replace(request, expected_position=scored.position - len(scored.logprobs))
         if body.max_tokens == 0:
             return Part(model, request.prompt, (), scored, body.echo, started)
@@ -146,7 +146,7 @@ def _reading(request: GenerationRequest, times: int) -> ReadingRequest:
 
 
 class CompletionForm(Form):
-    """How completions are told."""
+    """The JSON form of completions."""
 
     id_prefix, whole_object, chunk_object = "cmpl-", "text_completion", "text_completion"
 

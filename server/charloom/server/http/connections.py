@@ -1,4 +1,4 @@
-"""Connections of HTTP: uvicorn's, with bounds on waiting for requests and readers, and what requests ask of theirs."""
+"""HTTP connections: uvicorn's, with time limits for requests and readers, and with methods that requests use."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 20.0
-"""How long the head of a request may take to arrive; of a new connection's first one, with TLS and the wait for it."""
+"""Seconds that the head of a request may take to arrive; for the first of a connection, the TLS handshake included."""
 STALLED_SECONDS = 60.0
-"""How long a client may read nothing while there is something for it, before its connection is ended."""
+"""Seconds that a client may read nothing of a pending answer before its connection is ended."""
 
 
 class Connection(H11Protocol):
@@ -29,7 +29,7 @@ class Connection(H11Protocol):
     _head_timer: asyncio.TimerHandle | None = None
     _read_timer: asyncio.TimerHandle | None = None
     _unread = 0
-    """Bytes that it had to send when its timer was set."""
+    """Unsent bytes at the time when the timer was set."""
     _eof = False
     """Whether the client sends no more, so that the connection ends once all is sent."""
 
@@ -83,7 +83,7 @@ class Connection(H11Protocol):
         self._expect_end()
 
     def _expect_end(self) -> None:
-        """Of a connection that ends once all is sent, see that it is read, however little is left."""
+        """Set the timer for a connection that ends once all is sent, even if only little is left to send."""
         if self._read_timer is None and self._ending():
             self._expect_reader()
 
@@ -91,7 +91,7 @@ class Connection(H11Protocol):
         return self._eof or self.transport.is_closing()
 
     def _unsent(self) -> int:
-        """Bytes that are still to be sent. 0 where TLS is ending: what it has handed on nobody can see."""
+        """Bytes that are still to be sent; 0 while TLS is closing, whose buffers cannot be seen."""
         return 0 if self.scheme == "https" and self._ending() else self.transport.get_write_buffer_size()
 
     def _expect_reader(self) -> None:
@@ -111,7 +111,7 @@ class Connection(H11Protocol):
             self._read_timer = None
 
     def timeout_keep_alive_handler(self) -> None:
-        """End an idle connection; one whose client has not even read its answer waits for nothing more."""
+        """End an idle connection, at once if its client has not even read the last answer."""
         if self._unsent():
             self.abort()
         else:
@@ -121,7 +121,7 @@ class Connection(H11Protocol):
     def abort(self) -> None:
         """End the connection at once; what was not sent is dropped."""
         self.transport.abort()
-        if self.scheme == "https":  # asyncio's TLS, once it was closed twice, no longer knows its connection
+        if self.scheme == "https":  # after a second close, asyncio's TLS no longer has its connection
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -149,14 +149,14 @@ class UvicornServer(Server):
             listening.close()
 
     def end_connections(self) -> None:
-        """End those that are left."""
+        """End all connections that are left."""
         for connection in list(self.server_state.connections):
             assert isinstance(connection, Connection)
             connection.abort()
 
 
 def uvicorn_server(application: Any, tls: ssl.SSLContext | None, most: int) -> UvicornServer:
-    """A server of an application, which is not started. It keeps `most` connections at a time, and ends further ones.
+    """Make a server for an application, not started yet. It keeps `most` connections, and ends further ones.
 
     h11 bounds the head of a request, which httptools does not. Proxies are trusted as the server's own settings say.
     """
@@ -177,6 +177,6 @@ def uvicorn_server(application: Any, tls: ssl.SSLContext | None, most: int) -> U
         server_header=False,
         ssl_context_factory=None if tls is None else lambda config, default: tls,
         timeout_keep_alive=75,
-        reset_contextvars=True,  # a request would else begin with what the one before it has set
+        reset_contextvars=True,  # otherwise a request would inherit context variables of the one before it
     )
     return UvicornServer(config)

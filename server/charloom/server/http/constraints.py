@@ -1,4 +1,4 @@
-"""What a body says its whole text is to match, by the names of the SDK, of vLLM, or of OpenAI."""
+"""The constraint that a body asks for, by the field names of the SDK, of vLLM, or of OpenAI."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_GRAMMAR = "grammars are not kept; write a regular expression, or a JSON schem
 
 
 class StructuredOutputs(Body):
-    """What the whole text is to match: one of these, as vLLM has them."""
+    """The constraint in vLLM's form: one of these fields."""
 
     json_: JsonSchema | None = Field(None, alias="json", description="a JSON schema")
     regex: str | None = Field(None, description="a regular expression in the syntax of Python's `re`")
@@ -41,7 +41,7 @@ class StructuredOutputs(Body):
 
 
 class NamedSchema(Body):
-    """A JSON schema, as OpenAI has it."""
+    """A JSON schema in OpenAI's form."""
 
     name: str = Field("", description="taken, as others take it, and not used")
     description: str = Field("", description="likewise")
@@ -50,24 +50,24 @@ class NamedSchema(Body):
 
 
 class ResponseFormat(Body):
-    """The form of the text, as OpenAI has it."""
+    """The format of the text in OpenAI's form."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
 
 
 class MatchingBody(Body):
-    """The fields that say what a whole text is to match, by the names of the SDK; one of them at most."""
+    """The constraint by the SDK's field names; at most one of them may be set."""
 
     regex: str | None = Field(None, description="a regular expression in the syntax of Python's `re`")
     choices: Items[str] | None = Field(None, description="texts, of which the whole text is one")
     json_schema: JsonSchema | None = Field(None, description="a JSON schema")
 
     def constraints(self) -> Iterator[Constraint]:
-        """All that is asked for, each under the name of its field.
+        """All constraints that the body asks for, each under the name of its field.
 
         Raises:
-            InvalidRequest: something of it cannot be kept.
+            InvalidRequest: one of them cannot be satisfied.
         """
         if self.json_schema is not None:
             yield Constraint(Kind.JSON_SCHEMA, (self.json_schema,), "json_schema")
@@ -78,7 +78,7 @@ class MatchingBody(Body):
 
 
 class ConstrainedBody(MatchingBody):
-    """The same, and what vLLM and OpenAI call it."""
+    """The constraint by the field names of the SDK, vLLM and OpenAI."""
 
     structured_outputs: StructuredOutputs | None = Field(None, description="what the whole text is to match")
     guided_json: JsonSchema | None = Field(None, description="`structured_outputs.json` under its older name")
@@ -118,10 +118,10 @@ class ConstrainedBody(MatchingBody):
 
 
 def constraint_of(body: MatchingBody) -> Constraint | None:
-    """What a whole text is to match.
+    """The constraint of a body; None without one.
 
     Raises:
-        InvalidRequest: more than one thing, or what cannot be kept.
+        InvalidRequest: there is more than one, or it cannot be satisfied.
     """
     found = [*body.constraints()]
     if len(found) > 1:

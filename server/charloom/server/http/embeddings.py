@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: what the top layer holds once it has read a text, as a vector."""
+"""POST /v1/embeddings: the top layer's hidden state after a text, as a vector."""
 
 from __future__ import annotations
 

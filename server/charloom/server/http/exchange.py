@@ -26,10 +26,10 @@ JSON = b"application/json"
 BODY_SECONDS = 60.0
 """How long the body of a request may take to arrive."""
 DROPPED_BYTES, DROPPED_SECONDS = 2**28, 5.0
-"""Of a body that is too large: how much of it, and how long, is read and dropped, so that its client gets the answer;
-most clients look for one after they have sent all."""
+"""Most bytes and seconds for which a body that is too large is read and dropped: most clients read the answer only
+after they have sent everything."""
 PING_SECONDS = 15.0
-"""A stream that has nothing to say for so long says so, for the sake of proxies, and to find clients that are gone."""
+"""Seconds of silence after which a stream sends a comment, for proxies, and to detect clients that are gone."""
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 PIECE = 2**16
@@ -38,7 +38,7 @@ LONGEST_WARNING = 1000
 
 
 class Exchange:
-    """A request, what is known of its call, and the way to answer it.
+    """A request, the record of its call, and the way to answer it.
 
     Args:
         scope, receive, send: of ASGI
@@ -57,14 +57,14 @@ class Exchange:
         """Whether the client has closed the connection."""
         self._error_form = error_form(scope["path"])
         self.end = CallEnd()
-        """To come once the exchange is over, however."""
+        """Reached once the exchange is over, however it ends."""
         self._unknown: list[str] = []
         self._receive, self._send = receive, send
         self._answered = False
         self._last_sent = time.monotonic()
 
     def begun(self, record: CallRecord) -> None:
-        """It is a call, with this record."""
+        """Take in the record of the call."""
         self.record = record
         self._names(record.request_id)
 
@@ -72,7 +72,7 @@ class Exchange:
         self.extra_headers.append((REQUEST_ID_HEADER.encode(), request_id.encode()))
 
     def ignores(self, fields: list[str]) -> None:
-        """Say that fields of the request mean nothing here; the answer names them."""
+        """Register fields of the request that are ignored; the answer names them."""
         self._unknown += fields
 
     async def body(self, most: int) -> bytes:
@@ -145,7 +145,7 @@ class Exchange:
     async def answer(
         self, body: bytes, status: int = 200, headers: Headers | None = None, content_type: bytes = JSON
     ) -> None:
-        """Answer with a body that is there as a whole."""
+        """Answer with a complete body."""
         await self._answer([body], status, [(b"content-type", content_type), *(headers or [])])
 
     async def answer_in_parts(self, parts: Sequence[bytes]) -> None:
@@ -153,7 +153,7 @@ class Exchange:
         await self._answer(parts, 200, [(b"content-type", JSON)])
 
     async def _answer(self, parts: Sequence[bytes], status: int, headers: Headers) -> None:
-        """Send parts in pieces, each once the client has read most of those before; others have their turns between."""
+        """Send parts in pieces, each once the client has read most of the earlier ones; other calls run in between."""
         length = str(sum(map(len, parts))).encode()
         await self._start(status, [*headers, (b"content-length", length)])
         if self.record is not None and status < 400:
@@ -177,7 +177,7 @@ class Exchange:
 
     def _failed(self, problem: Exception) -> Failure:
         failure = failure_of(problem)
-        if self.record is None:  # refused before it was a call; clients and proxies look for an id all the same
+        if self.record is None:  # refused before it had a record; clients and proxies still expect an id
             request_id = request_id_of(self.headers.getlist(REQUEST_ID_HEADER))
             self._names(request_id)
         else:
@@ -189,7 +189,7 @@ class Exchange:
     async def stream(self, events: AsyncIterator[bytes]) -> None:
         """Answer with server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), then DONE.
 
-        What goes wrong before the first event is raised; later, it is the last event before the end.
+        An error before the first event is raised; a later one is sent as the last event before DONE.
         """
         first: asyncio.Future[bytes | None] = asyncio.ensure_future(anext(events, None))
         try:
@@ -225,7 +225,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _ping(self) -> None:
-        """Say so where a stream has nothing to say."""
+        """Send a comment whenever the stream is silent for `PING_SECONDS`."""
         while True:
             await asyncio.sleep(PING_SECONDS)
             if time.monotonic() - self._last_sent >= PING_SECONDS:
@@ -242,11 +242,11 @@ class Exchange:
 
 
 def json_of(value: Any) -> bytes:
-    """A value as an answer has it."""
+    """Encode a value as JSON for an answer."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def list_of(model: Model, data: Sequence[Any], read: int, **more: Any) -> bytes:
-    """The answer with what a model makes of texts, in their order; `read`: tokens that it has read."""
+    """The answer with one item of `data` per text, in order; `read` is the number of tokens that were read."""
     usage = {"prompt_tokens": read, "total_tokens": read}
     return json_of({"object": "list", "model": model.name, **more, "data": data, "usage": usage})

@@ -1,7 +1,7 @@
-"""From which pages, and under which names, requests may come: what a browser is told, and what it must not be used for.
+"""Checks the origin and host of requests (CORS, and protection against cross-site requests and DNS rebinding).
 
-A page of another site can have a browser send requests here. A browser says so in `Origin`; one whose site has turned
-its name to this machine's address (DNS rebinding) still says the name in `Host`.
+A page of another site can make a browser send requests here. The browser names that site in `Origin`. If the site has
+pointed its own name to this machine's address (DNS rebinding), the name is still in `Host`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from charloom.server.http.problems import Refused
 ANY = "*"
 ALLOWED_HEADERS = frozenset({"authorization", "content-type", "charloom-tenant", "x-request-id"})
 LONGEST_NAMES = 4096
-"""Characters of the names of headers for which a browser asks leave; those of OpenAI's client take some 200."""
+"""Most characters of the header names in a preflight request; those of OpenAI's client take some 200."""
 PREFLIGHT_SECONDS = 600
 
 
@@ -31,10 +31,10 @@ class Sites:
         self._origins = _names(origins)
 
     def check(self, exchange: Exchange) -> None:
-        """See that a request comes under a name of this server, and from no page of another site.
+        """Check that a request uses a name of this server, and comes from no page of another site.
 
         Raises:
-            Refused: it does not.
+            Refused: it does not use one, or comes from such a page.
         """
         named = exchange.headers.getlist("host")
         if len(named) != 1 or not self._is_ours(named[0]):
@@ -45,7 +45,7 @@ class Sites:
             )
         origin = exchange.headers.get("origin")
         own = (f"{exchange.scope['scheme']}://{named[0]}", f"https://{named[0]}")  # a proxy may end TLS before this
-        if self._origins:  # others get other headers, which a cache is not to mix up
+        if self._origins:  # headers differ by origin, which caches must know
             exchange.extra_headers.append((b"vary", b"origin"))
         if origin is None or origin in own:
             return
@@ -62,7 +62,7 @@ class Sites:
         ]
 
     async def preflight(self, exchange: Exchange) -> None:
-        """Answer what a browser asks before it lets a page call, which may send what headers it likes."""
+        """Answer a browser's CORS preflight request; any headers are allowed."""
         asked = exchange.headers.get("access-control-request-headers", "")
         allowed = ALLOWED_HEADERS | (_names(asked) if len(asked) <= LONGEST_NAMES else frozenset())
         headers = [

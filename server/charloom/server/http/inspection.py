@@ -24,13 +24,14 @@ from charloom.server.http.logprobs import token_text
 NUMBER_BYTES = {"float": 26, "base64": 6}
 """The most bytes of an answer for a number."""
 HELD_BYTES = {"float": 26, "base64": 14}
-"""The most bytes that a number takes until the answer is sent: packed ones are there as rows, as one array, as text."""
+"""The most bytes of memory per number until the answer is sent: packed numbers exist as rows, as an array and as text.
+"""
 HELD_ROW, HELD_TOKEN = 96, 512
-"""Those of a token besides its numbers: in each array, and as text, log-probability and position."""
+"""Bytes of memory per token besides its numbers: in each array, and for text, log-probability and position."""
 
 
 class InspectBody(ReadingBody):
-    """A text to read with the network laid open."""
+    """A text to inspect."""
 
     model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
     session_id: str = Field("", description="reads on from where this session stands, and leaves it there")
@@ -57,7 +58,7 @@ class Inspect:
         self._largest = largest
 
     async def answer(self, exchange: Exchange, body: InspectBody) -> None:
-        """What each token does, as columns."""
+        """Answer with the gates and states of all tokens, as columns."""
         request = InspectionRequest(
             key=Key(current_caller().tenant, body.session_id),
             model=body.model,
@@ -116,7 +117,7 @@ class Inspect:
 
 
 def _row(values: Floats, encoding: str) -> bytes:
-    """What one token does in one array."""
+    """Encode one token's row of one array."""
     return json_of(values.tolist()) if encoding == "float" else values.astype("<f4").tobytes()
 
 

@@ -1,4 +1,4 @@
-"""JSON in parts, in order: what is large is put together once, if ever, since each copy of it takes memory and time."""
+"""JSON as a sequence of parts, so that large values are joined at most once: each copy takes memory and time."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class HttpListener:
         graceful = seconds + END_SECONDS
         self._server.config.timeout_graceful_shutdown = graceful  # type: ignore[assignment]  # any number will do
         self._server.take_no_more()
-        # As if their clients had gone: uvicorn would cancel the calls, and log each as a failure of the application.
+        # End connections as if the clients had gone: uvicorn would cancel them and log each as an error of ours.
         ending = asyncio.get_running_loop().call_later(seconds, self._server.end_connections)
         await self._serving
         ending.cancel()

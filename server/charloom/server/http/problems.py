@@ -1,4 +1,4 @@
-"""From errors to HTTP answers: the status, the headers, and the error in the form that its path wants."""
+"""From errors to HTTP answers: status, headers, and the error in the form of the path's protocol."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ EXCEPTIONS: dict[type[EngineError], int] = {
 }
 """Errors that HTTP tells apart from others of their kind."""
 RETRY_SECONDS = 5.0
-"""When to come back after an answer 503 that does not know better."""
+"""Seconds to wait after an answer 503 whose error has no better value."""
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 """OpenAI's types of errors by status. Other statuses from 500 on are `server_error`, below `invalid_request_error`."""
 
 
 class ErrorForm(str, Enum):
-    """What an answer has under `error`; the values are names of schemas in the OpenAPI document."""
+    """The form of `error` in an answer; the values are names of schemas in the OpenAPI document."""
 
     OPENAI = "Error"
     """An object."""
@@ -87,7 +87,7 @@ class Failure(NamedTuple):
 
 
 def failure_of(problem: Exception) -> Failure:
-    """What is answered where this was raised. What nobody raised on purpose is logged, under a number of its own."""
+    """Make the answer for an exception. An unexpected one is logged, with an incident number."""
     if isinstance(problem, Refused):
         headers: Headers = [(b"connection", b"close")] if problem.close else []
         return _failure(problem.status, problem.code, problem.reason, str(problem), problem.param, {}, headers)

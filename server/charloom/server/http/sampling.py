@@ -1,4 +1,4 @@
-"""What a request says of the choice of tokens, and of where its text starts and ends; the same on all routes."""
+"""Fields for sampling, and for where a text starts and ends; the same on all routes that generate."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ TEXTS_SCHEMA = {
 
 
 class StreamOptions(Body):
-    """How a stream is to be told."""
+    """Options of a stream."""
 
     include_usage: bool = False
-    """Whether a last chunk is to tell how many tokens there were."""
+    """Whether a last chunk has the numbers of tokens."""
 
 
 class GenerationBody(ReadingBody, ConstrainedBody):
-    """What every route that generates takes."""
+    """The fields of every route that generates."""
 
     model: str = Field("", description="a model of /v1/models; empty for the session's, or the default one")
     min_tokens: Count = Field(0, description="a stop string that would leave a shorter text does not count")
@@ -103,16 +103,16 @@ class GenerationBody(ReadingBody, ConstrainedBody):
 
 
 def request_of(body: GenerationBody, model: Model, tenant: str, **more: Any) -> GenerationRequest:
-    """The engine's request for what a body says.
+    """Make the engine's request from a body.
 
     Args:
-        body: what is asked for
-        model: what `model_of` has found
-        tenant: who asks
-        more: what the body says under names of its route
+        body: the body
+        model: the model that `model_of` has found
+        tenant: the caller's tenant
+        more: further fields of the request, from fields that only this route has
 
     Raises:
-        InvalidRequest: as its name says.
+        InvalidRequest: a field is out of range, or fields contradict each other.
     """
     given = {name: value for name in CONTROLS if (value := getattr(body, name)) is not None}
     if given.get("top_k") == -1:

@@ -1,7 +1,7 @@
 """The start of a text as a token of its own, for clients that need a token before the first one they ask about.
 
-A model has no such token: every text starts from the zero state. So it has the id after the last one of the vocabulary,
-is allowed nowhere but first, is read as nothing, and has no log-probability.
+A model has no such token, because every text starts from the zero state. Its id is the one after the vocabulary's last;
+it is allowed only as the first token, is not read, and has no log-probability.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def start_id(vocabulary: Vocabulary) -> int:
 
 
 def without_start(prompt: Text, vocabulary: Vocabulary) -> tuple[Text, bool]:
-    """A prompt without the start, where it is of token ids and has it; and whether it had it."""
+    """Strip the start from a prompt of token ids; returns the prompt, and whether it had the start."""
     if not isinstance(prompt, str) and len(prompt) and prompt[0] == start_id(vocabulary):
         return prompt[1:], True
     return prompt, False

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def tls_context(certificates: Watched[Certificates], settings: ServerSettings) -> ssl.SSLContext:
-    """A context in which each connection takes the certificates that there are then."""
+    """A context in which each new connection uses the certificates that the files have at that time."""
     return _PresentContext(certificates, settings)
 
 
@@ -32,7 +32,7 @@ class _PresentContext(ssl.SSLContext):
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """The TLS side of a new connection.
 
-        The files may be half replaced when they are read here: then it has what was before, and the next one tries.
+        If the files are half replaced at this moment, the connection uses the old ones, and the next one tries again.
         """
         found = self._certificates.value()
         if found is not self._used:

@@ -1,4 +1,4 @@
-"""Why a call is not let in. What is said tells nobody whether something exists that is not theirs."""
+"""Why a call is not let in. No message reveals whether something of another caller exists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from charloom.engine.errors import EngineError, ErrorKind
 
 
 class CredentialsMissing(EngineError):
-    """The call shows nothing that says who makes it."""
+    """The call has no credentials."""
 
     kind = ErrorKind.UNAUTHENTICATED
     reason = "CREDENTIALS_MISSING"
@@ -16,7 +16,7 @@ class CredentialsMissing(EngineError):
 
 
 class CredentialsInvalid(EngineError):
-    """What the call shows is not known here."""
+    """The call's credentials are not valid here."""
 
     kind = ErrorKind.UNAUTHENTICATED
     reason = "CREDENTIALS_INVALID"
@@ -52,7 +52,7 @@ class ScopeMissing(EngineError):
 
 
 class TenantNotAllowed(EngineError):
-    """The call names a tenant that its caller cannot show to be."""
+    """The call names a tenant without a credential for it."""
 
     kind = ErrorKind.FORBIDDEN
     reason = "TENANT_NOT_ALLOWED"

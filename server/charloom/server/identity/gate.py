@@ -1,4 +1,4 @@
-"""The gate: from what a call shows to who makes it, the same for every transport."""
+"""The gate: from a call's credentials to its caller, the same for every transport."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ EVERYTHING = frozenset(Scope)
 
 
 class Tokens(Protocol):
-    """Who checks tokens that are no keys of the file."""
+    """Checks tokens that are no keys of the key file."""
 
     def holder(self, text: str) -> tuple[str, frozenset[Scope], str]:
         """The tenant and the scopes of a token, and whom it was issued to.
 
         Raises:
-            CredentialsInvalid: it is not believed.
+            CredentialsInvalid: the token is not valid.
         """
 
 
 class Credentials(NamedTuple):
-    """What a call shows of who makes it."""
+    """The credentials of a call."""
 
     tokens: Sequence[str] = ()
     """The values of `authorization`."""
@@ -54,7 +54,7 @@ class Identity(NamedTuple):
     authenticated: bool = True
     """Whether the tenant is more than what the call says of itself."""
     credential: str = ""
-    """What it has shown, without any secret: "key ID", "certificate NAME" or "token SUBJECT"; empty for nothing."""
+    """Its credential without any secret: "key ID", "certificate NAME" or "token SUBJECT"; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Gate:
     Args:
         keys: who may call; None where there is no such file
         tokens: checks JSON Web Tokens; None where none are taken
-        anybody: what may be done where neither is there, so that nobody is asked; through a proxy, never `admin`
+        anybody: scopes of every caller if there are neither keys nor tokens; through a proxy never `admin`
         now: the clock
         quota: the limits of callers that have none of their own
     """
@@ -76,17 +76,17 @@ class Gate:
     quota: Quota = UNLIMITED
 
     def quota_of(self, identity: Identity) -> Quota:
-        """The limits of somebody who was let in."""
+        """The limits of an identity."""
         own = self.keys.value().limits_of(identity.tenant) if self.keys is not None and identity.authenticated else None
         return self.quota if own is None else own.over(self.quota)
 
     def admit(self, credentials: Credentials, scope: Scope) -> Identity:
-        """Who makes a call that needs a scope.
+        """Identify the caller of a call that needs a scope.
 
         Raises:
-            CredentialsMissing, CredentialsInvalid: nobody is known to make it.
-            ScopeMissing: who makes it may not.
-            TenantNotAllowed: it names a tenant that its caller is not.
+            CredentialsMissing, CredentialsInvalid: the caller is not known.
+            ScopeMissing: the caller does not have the scope.
+            TenantNotAllowed: the call names a tenant that is not its caller's.
             InvalidRequest: the tenant's name is malformed, or there are several.
         """
         named = _only(credentials.tenants)
@@ -148,7 +148,7 @@ def _only(tenants: Sequence[str]) -> str:
     """The tenant that is named; empty for none."""
     if not tenants:
         return ""
-    if len(tenants) > 1:  # a proxy that appends has left the client's own: neither can be trusted
+    if len(tenants) > 1:  # a proxy that appends leaves the client's own header: neither can be trusted
         raise InvalidRequest(
             TENANT_KEY,
             f"the call has {len(tenants)} values; give one, and let a proxy in front replace the client's own",

@@ -1,7 +1,7 @@
 """JSON Web Tokens (RFC 7519) of one issuer as credentials; their keys are in a JWKS file, or at a URL.
 
-A token is believed that is signed, with one of a few fixed algorithms, by a key of the set, and that names issuer,
-audience and expiry. Its claim `tenant` says whose sessions are used, `scope` (RFC 8693) what may be done. Needs PyJWT.
+A token is valid if a key of the set has signed it with one of a few fixed algorithms, and it names issuer, audience and
+expiry. Its claim `tenant` is the tenant, its claim `scope` (RFC 8693) the scopes. Needs PyJWT.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from charloom.server.origins import is_local
 log = logging.getLogger(__name__)
 
 ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
-"""Of signatures. None with a secret that issuer and server share: who can check those can make them."""
+"""Signature algorithms. None with a shared secret: whoever can check such a signature can also forge it."""
 LEEWAY_SECONDS = 30
-"""How far the issuer's clock may be from this one."""
+"""Seconds that the issuer's clock may differ from this one."""
 LARGEST_SET = 1 << 20
 FETCH_SECONDS = 10.0
 """How long a server may take for each part of an answer, and for its whole content."""
 OLD_SECONDS, MISSED_SECONDS = 300.0, 10.0
-"""After which time the set of a URL is fetched again: in any case, and when a token names a key that it lacks."""
+"""Seconds after which the set of a URL is fetched again: in any case, and if a token names a key that it lacks."""
 
 OF_RSA = ("RS256", "PS256")
-"""What an RSA key is for that does not say it."""
+"""Algorithms of an RSA key that names none."""
 REASONS = (
     (jwt.ExpiredSignatureError, "it has expired"),
     (jwt.ImmatureSignatureError, "its time has not come yet"),
@@ -50,9 +50,9 @@ REASONS = (
     (jwt.InvalidSignatureError, "its signature is not of the key that it names"),
     (jwt.InvalidAlgorithmError, "its algorithm is not one that is taken here"),
 )
-"""What strangers are told; the words of the library are for the log."""
+"""Messages for the client; the library's own words go to the log."""
 Keys = Mapping[str, Mapping[str, jwt.PyJWK]]
-"""By their ids, and by the algorithms that they are for; one without an id has an empty one."""
+"""Keys by id (empty if a key has none), and by the algorithm that they are for."""
 
 
 class JwksProblem(ValueError):
@@ -63,7 +63,7 @@ class KeySource(Protocol):
     """Where the keys are."""
 
     def value(self) -> Keys:
-        """Those that there are now; never waits."""
+        """The present keys; never waits."""
 
     def missed(self) -> None:
         """A key was looked for that is not there."""
@@ -103,7 +103,7 @@ class UrlKeys:
         return self._keys
 
     def missed(self) -> None:
-        """A key was looked for that is not there; soon it may be."""
+        """Note that a key was not found, and fetch the set again soon."""
         self._refresh(MISSED_SECONDS)
 
     def _refresh(self, age: float) -> None:
@@ -136,9 +136,9 @@ class JwtTokens:
     """Checks tokens.
 
     Args:
-        issuer: what their claim `iss` has to be
-        audience: what has to be in their claim `aud`
-        keys: of the issuer
+        issuer: required value of the claim `iss`
+        audience: value that the claim `aud` must contain
+        keys: the issuer's keys
     """
 
     def __init__(self, issuer: str, audience: str, keys: KeySource) -> None:
@@ -148,7 +148,7 @@ class JwtTokens:
         """The tenant and the scopes of a token, and whom it was issued to (its claim `sub`; empty without one).
 
         Raises:
-            CredentialsInvalid: it is not believed, or names no tenant.
+            CredentialsInvalid: the token is not valid, or names no tenant.
         """
         try:
             header = jwt.get_unverified_header(text)
@@ -183,7 +183,7 @@ class JwtTokens:
         else:
             self._keys.missed()
             raise CredentialsInvalid("the key of the token that you show is not known here, or not yet")
-        # One that is for another algorithm does not check the token, and says so.
+        # A key for another algorithm fails the check, with a message about the algorithm.
         return next((key for known, key in found.items() if known == algorithm), next(iter(found.values())))
 
 
@@ -218,7 +218,7 @@ def _require_safe(url: str) -> None:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server only to where keys may be."""
+    """Follows redirects only to URLs that keys may be fetched from."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -232,7 +232,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _content(answer: http.client.HTTPResponse, url: str) -> bytes:
-    """All of an answer, or more than a set may have; the socket's own timeout begins anew with each byte."""
+    """Read an answer, up to just above the size limit, before a deadline: socket timeouts restart with each byte."""
     content, end = b"", time.monotonic() + FETCH_SECONDS
     while len(content) <= LARGEST_SET and (part := answer.read1(65536)):
         content += part

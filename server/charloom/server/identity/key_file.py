@@ -1,4 +1,4 @@
-"""The file of who may call: keys, of which it holds only hashes, names of client certificates, limits of tenants."""
+"""The key file: hashes of keys, names of client certificates, and limits of tenants."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tenant: Tenant
-    """Whose sessions are used."""
+    """The tenant whose sessions are used."""
     scopes: Scopes
 
 
 class Key(_Entry):
-    """A key, without what is secret in it."""
+    """A key, without its secret."""
 
     id: Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * ID_BYTES}}}$")]
     """The part of the key that is no secret."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", repr=False)]
-    """Of the whole key, in hexadecimal digits. It has 256 random bits, which nobody finds by trying."""
+    """SHA-256 of the whole key, in hexadecimal. No slow hash is needed: the key has 256 random bits."""
     created: AwareDatetime
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None
@@ -88,7 +88,7 @@ class Key(_Entry):
 
 
 class Certificate(_Entry):
-    """A name in client certificates, and who is meant by it."""
+    """A name in client certificates, with its tenant and scopes."""
 
     name: Annotated[str, Field(min_length=1, max_length=512)]
     """A subject alternative name: a host, a URI or an address."""
@@ -150,18 +150,18 @@ class KeyFile(BaseModel):
         return self._limits.get(tenant)
 
     def key(self, text: str) -> Key | None:
-        """The key that this is the text of, whatever its state; a wrong one takes as long."""
+        """Find the key with this text, whatever its state; the comparison takes constant time."""
         known = self._keys.get(text.removeprefix(f"{PREFIX}_").partition("_")[0])
         found = hmac.compare_digest(hashed(text), _NOTHING if known is None else known.sha256)
         return known if found else None
 
     def certificate(self, name: str) -> Certificate | None:
-        """Who is meant by a name in a client certificate."""
+        """Find the entry of a name in a client certificate."""
         return self._certificates.get(name)
 
 
 def hashed(text: str) -> str:
-    """What is kept of a key."""
+    """The hash of a key, which is all that is stored of it."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 
 
@@ -192,7 +192,7 @@ def read_key_file(path: Path) -> KeyFile:
 
 
 def made(tenant: str, scopes: Sequence[Scope], now: datetime, expires: datetime | None) -> tuple[str, Key]:
-    """A new key: its text, which is nowhere else, and what is kept of it."""
+    """Make a new key; returns its text, which is stored nowhere, and its entry for the file."""
     key_id = secrets.token_hex(ID_BYTES)
     text = f"{PREFIX}_{key_id}_{secrets.token_hex(SECRET_BYTES)}"
     key = Key(id=key_id, sha256=hashed(text), tenant=tenant, scopes=tuple(scopes), created=now, expires=expires)
@@ -209,7 +209,7 @@ class KeyFileEditor:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.content = KeyFile()
-        """What the file holds; set it to what it is to hold."""
+        """Content of the file; assign to it to change the file."""
 
     @contextmanager
     def editing(self, *, create: bool = False) -> Iterator[KeyFileEditor]:
@@ -233,11 +233,11 @@ class KeyFileEditor:
 
     def _write(self) -> None:
         with replacement_of(self._path) as file:
-            if self._path.exists():  # a group that may read it goes on to
+            if self._path.exists():  # keeps the permission of a group that may read it
                 status = self._path.stat()
                 os.fchmod(file.fileno(), status.st_mode & 0o777)
                 os.fchown(file.fileno(), -1, status.st_gid)
-            # Servers of version 0.1 read no file with limits, and any other.
+            # Servers of version 0.1 cannot read a file with `limits`, but any other.
             without = set() if self.content.limits else {"limits"}
             content = self.content.model_dump_json(indent=1, exclude_none=True, exclude=without) + "\n"
             file.write(content.encode())

@@ -19,7 +19,7 @@ def gate_of(settings: ServerSettings) -> Gate:
     """
     path = settings.keys
     keys = None if path is None else Watched([path], lambda: read_key_file(path), "keys")
-    # Whoever reaches a server that is for this machine alone, or has a certificate of the operator's own authority.
+    # Callers count as operators if only this machine can connect, or if they have a certificate of the operator's CA.
     operators = settings.open_host() is None or settings.tls_client_ca is not None
     anybody = EVERYTHING if operators else EVERYTHING - {Scope.ADMIN}
     return Gate(keys, _tokens(settings), anybody, quota=settings.quota())

@@ -1,4 +1,4 @@
-"""What callers may do: the scopes, and the one table of which each call needs."""
+"""What callers may do: the scopes, and the one table of the scope that each call needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SERVICES = {
     "charloom.v1.ReadingService": Scope.READ,
     "charloom.v1.SuggestingService": Scope.READ,
     "charloom.v1.ClassificationService": Scope.READ,
-    "charloom.v1.WatchingService": Scope.SESSIONS,  # it keeps what it knows of sources
+    "charloom.v1.WatchingService": Scope.SESSIONS,  # it keeps sources as sessions
     "charloom.v1.SessionService": Scope.SESSIONS,
     "charloom.v1.ModelService": Scope.READ,
     "charloom.v1.TenantService": Scope.ADMIN,
@@ -35,7 +35,7 @@ SERVICES = {
     "grpc.reflection.v1alpha.ServerReflection": Scope.READ,
     "inference.GRPCInferenceService": Scope.READ,
 }
-"""What the methods of a service need, by its full name."""
+"""Scope of the methods of a service, by its full name."""
 METHODS = {
     "charloom.v1.ReadingService/Inspect": Scope.INSPECT,
     "charloom.v1.ModelService/LoadModel": Scope.ADMIN,
@@ -44,7 +44,7 @@ METHODS = {
     "inference.GRPCInferenceService/ModelInfer": Scope.GENERATE,
     "inference.GRPCInferenceService/ModelStreamInfer": Scope.GENERATE,
 }
-"""What some need instead."""
+"""Methods that need another scope than their service."""
 OPEN = frozenset({"grpc.health.v1.Health"})
 """Services that answer anybody."""
 ROUTES: Mapping[str, Scope | None] = {
@@ -89,14 +89,14 @@ ROUTES: Mapping[str, Scope | None] = {
     "POST /v2/models/{model}/versions/{version}/infer": Scope.GENERATE,
     "POST /v2/repository/index": Scope.READ,
 }
-"""What the routes of HTTP need; None where they answer anybody."""
+"""Scope of each HTTP route; None for routes that answer anybody."""
 
 
 def scope_of(method: str) -> Scope | None:
-    """What a method, as gRPC names it ("/service/method"), needs; None where it is for everybody.
+    """The scope of a method, as gRPC names it ("/service/method"); None if it answers anybody.
 
     Raises:
-        LookupError: nothing is said of it here.
+        LookupError: the table has no such method.
     """
     name = method.removeprefix("/")
     service = name.partition("/")[0]

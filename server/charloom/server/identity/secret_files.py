@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def require_secret(path: Path, refuse: type[ValueError]) -> None:
-    """See that a file with a secret is there, and that not everybody on this machine can read or write it.
+    """Check that a file with a secret exists, and that others on this machine can neither read nor write it.
 
-    Its group may: that is how a secret is handed to a process in a container.
+    Its group may, because containers pass secrets to processes that way.
 
     Raises:
-        refuse: it is not so; the message says what to do.
+        refuse: it does not exist, or others have access; the message says what to do.
     """
     try:
         mode = path.stat().st_mode

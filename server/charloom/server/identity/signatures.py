@@ -1,6 +1,6 @@
-"""Signatures of bundles: who has made one, told by Ed25519 over the digest of its manifest.
+"""Signatures of bundles: Ed25519 over the digest of the manifest.
 
-The digest covers the manifest, and the manifest the hash of every file.
+The digest covers the manifest, and the manifest contains the hash of every file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from charloom.server.identity.secret_files import require_secret
 
 SIGNATURE_FILE = "manifest.sig"
 _SIGNED = b"charloom bundle signature 1\n"
-"""Before the digest, so that a signature of anything else is none of a bundle."""
+"""Prefix of the signed bytes, so that a signature of anything else cannot pass as one of a bundle."""
 _LONGEST = 4096
 
 
@@ -117,7 +117,7 @@ def sign(bundle: Bundle, key: Ed25519PrivateKey) -> Path:
 
 
 def require_signature(bundle: Bundle, trusted: list[Ed25519PublicKey]) -> None:
-    """See that one of the trusted keys has signed a bundle.
+    """Check that one of the trusted keys has signed a bundle.
 
     Raises:
         BundleError: none has.
@@ -144,14 +144,14 @@ def require_signature(bundle: Bundle, trusted: list[Ed25519PublicKey]) -> None:
 
 
 def read_trusted_bundle(path: Path, trusted_keys: Path | None) -> Bundle:
-    """Open a bundle, as `read_bundle`, and see that it is signed.
+    """Open a bundle like `read_bundle`, and check its signature.
 
     Args:
-        path: of the bundle
-        trusted_keys: file of the keys of which one has signed it; None: nobody needs to
+        path: path of the bundle
+        trusted_keys: file of the trusted keys; None: no signature is needed
 
     Raises:
-        BundleError: it cannot be used, or none has.
+        BundleError: the bundle cannot be used, or no trusted key has signed it.
         SigningProblem: the file of keys cannot be used.
     """
     trusted = None if trusted_keys is None else read_trusted_keys(trusted_keys)

@@ -1,4 +1,4 @@
-"""Answers requests of the Open Inference Protocol: a sequence is a session, which begins and ends with its flags."""
+"""Answers requests of the Open Inference Protocol: a sequence is a session, begun and ended by the request's flags."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WHOLE = frozenset({FinishReason.LENGTH.value, FinishReason.STOP.value})
 
 
 class VersionNotFound(EngineError):
-    """The model is here, or the sequence goes on, but not in this version."""
+    """The model, or the model of a running sequence, is here, but not in this version."""
 
     kind = ErrorKind.NOT_FOUND
     reason = "VERSION_NOT_FOUND"
@@ -46,7 +46,7 @@ class VersionNotFound(EngineError):
 
 
 class SequenceNotStarted(EngineError):
-    """A request goes on with a sequence that there is not."""
+    """A request continues a sequence that does not exist."""
 
     kind = ErrorKind.INVALID
     reason = "SEQUENCE_NOT_STARTED"
@@ -65,7 +65,7 @@ class Piece:
     model: Model
     text: str
     position: int
-    """Where the sequence, or the text, stands after it."""
+    """Position of the sequence, or of the text, after this piece."""
     finish: str
     """Why the text ended; empty where more is to come."""
     outputs: tuple[str, ...]
@@ -78,7 +78,7 @@ class Piece:
 
     @property
     def whole(self) -> bool:
-        """Whether it is the last one, and the text has come to its own end: a server that stops may cut it."""
+        """Whether it is the last piece and the text is complete: a server that stops may cut a text short."""
         return self.finish in _WHOLE
 
     @property
@@ -94,7 +94,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Listed:
-    """A model as the index of the repository has it."""
+    """A model in the repository index."""
 
     name: str
     version: str
@@ -235,10 +235,10 @@ def version_of(model: Model) -> str:
 
 
 def inputs_of() -> list[Tensor]:
-    """What a model takes, as tensors without values."""
+    """The inputs of a model, as tensors without values."""
     return [Tensor(TEXT_INPUT, "BYTES", (1,), ())]
 
 
 def outputs_of() -> list[Tensor]:
-    """What a model gives, as tensors without values."""
+    """The outputs of a model, as tensors without values."""
     return [Tensor(name, datatype, (1,), ()) for name, datatype in OUTPUTS.items()]

@@ -1,4 +1,4 @@
-"""What a request of the Open Inference Protocol asks for: its text, its sequence, and how the text goes on."""
+"""Parses a request of the Open Inference Protocol: its text, its sequence, and the options of its generation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT_INPUT = "text_input"
 OUTPUTS = {"text_output": "BYTES", "finish_reason": "BYTES", "position": "INT64"}
 """The outputs, with their datatypes; each has the shape [1]."""
 MOST_TENSORS, MOST_VALUES, MOST_PARAMETERS = 8, 8, 64
-"""How many of a request are read: inputs or outputs, sizes of a shape or values of a tensor, parameters."""
+"""Limits of a request: inputs or outputs; sizes of a shape or values of a tensor; parameters."""
 IGNORED = frozenset({"priority", "timeout", "headers", "binary_data_output", "triton_enable_empty_final_response"})
 """Parameters that clients set by themselves, and that change nothing here."""
 
@@ -36,7 +36,7 @@ class InferenceRequest:
     parameters: Mapping[str, Parameter]
     inputs: Sequence[Tensor]
     outputs: Sequence[str]
-    """Names of those that are wanted; empty: all."""
+    """Names of the outputs that are wanted; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class ParsedRequest:
 
 
 def parse_request(request: InferenceRequest, tenant: str) -> ParsedRequest:
-    """What a request asks for.
+    """Parse a request.
 
     Raises:
-        InvalidRequest: something about it is wrong.
+        InvalidRequest: the request is malformed or a value is out of range.
     """
     given = dict(request.parameters)
     identity = given.pop("sequence_id", 0)
@@ -96,7 +96,7 @@ def parse_request(request: InferenceRequest, tenant: str) -> ParsedRequest:
 
 
 def _constraint(given: dict[str, Parameter]) -> Constraint | None:
-    """What the whole text is to match; taken out of the parameters."""
+    """Take the constraint of the whole text out of the parameters."""
     found = [
         Constraint(Kind(name), _CONSTRAINTS[name](name, given.pop(name)), f"parameters[{name!r}]")
         for name in _CONSTRAINTS

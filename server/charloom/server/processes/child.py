@@ -19,18 +19,18 @@ class ChildFailed(ValueError):
 
 
 class Overtaken(ChildFailed):
-    """Models have changed while a child started. It may take calls already, with those that served before."""
+    """Models have changed while a child started, which may already take calls with the old ones."""
 
 
 BEAT_SECONDS = 5.0
 """How often a child is asked whether it is alive, and how long it has to answer."""
 MISSED_BEATS = 3
-"""A child that has not answered so many times in turn hangs. One is missed where the whole machine was asleep."""
+"""Unanswered beats in a row after which a child hangs; more than one, because the machine may have been suspended."""
 START_SECONDS = 300.0
 """How long a child may take until it takes calls: it reads all models, and tries them."""
 
 Answer = Callable[["Child", str, dict[str, Any]], Awaitable[Any]]
-"""Answers a child."""
+"""Answers a child's question."""
 
 
 class Child:
@@ -40,7 +40,7 @@ class Child:
         self.number = number
         self.link: Link
         self.told: dict[str, Any] = {}
-        """What it said of itself when it was ready; empty until then."""
+        """What it reported when it was ready; empty until then."""
         self._process = process
         self._answer_it = answer
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -54,7 +54,7 @@ class Child:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            # What is set of the server, its parent tells it.
+            # The child gets the server's settings from its parent, not from the environment.
             environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -115,12 +115,12 @@ class Child:
             ended.cancel()
 
     def give_up(self, problem: ChildFailed) -> None:
-        """Let its start fail, where it does not take calls yet."""
+        """Fail its start, if it does not take calls yet."""
         if not self._ready.done():
             self._ready.set_exception(problem)
 
     def reload(self) -> None:
-        """Let it load its models again; once it takes calls, where it does not yet."""
+        """Let it load its models again, now or as soon as it takes calls."""
         self._ready.add_done_callback(lambda ready: self.link.tell("reload"))
 
     async def ended(self) -> None:
@@ -149,17 +149,17 @@ class Child:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def end(self, seconds: float) -> None:
-        """Let it stop, and kill it where that takes longer."""
+        """Let it stop, and kill it if that takes longer than `seconds`."""
         if self.serves:
             self.link.tell("stop")
-        else:  # it does not listen to us yet
+        else:  # it does not read messages yet
             self._signal(self._process.terminate)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.ended(), seconds)
         await self.gone()
 
     async def gone(self) -> None:
-        """See that nothing is left of it."""
+        """Kill the process if it still runs, and release the link to it."""
         self.kill()
         await self.ended()
         self.link.close()

@@ -1,6 +1,6 @@
-"""Questions and answers between the parent and a child, both ways over one socket: JSON, an object a line.
+"""Questions and answers between the parent and a child, in both directions over one socket: one JSON object per line.
 
-Does not know what is asked. Whichever side ends, the other sees the end of its socket.
+Does not know the questions. If one side ends, the other reads the end of its socket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONGEST_LINE = 2**26
 """Bytes of a message: metrics of a thousand tenants are some megabytes."""
 
 Answer = Callable[[str, dict[str, Any]], Awaitable[Any]]
-"""Answers a question, with what was given with it, by something that JSON can carry; or raises `Refused`."""
+"""Answers a question and its arguments with a value that JSON can carry, or raises `Refused`."""
 
 
 class LinkClosed(ConnectionError):
@@ -28,7 +28,7 @@ class LinkClosed(ConnectionError):
 
 
 class Refused(Exception):
-    """What was asked is not done; its text says why."""
+    """The other side refused the question; the message says why."""
 
 
 def line_of(message: dict[str, Any]) -> bytes:
@@ -57,10 +57,10 @@ class Link:
         return cls(reader, writer, answer)
 
     async def ask(self, question: str, **given: Any) -> Any:
-        """What the other side answers.
+        """Ask the other side, and return its answer.
 
         Raises:
-            Refused: it does not do it.
+            Refused: it refuses.
             LinkClosed: it is gone.
         """
         number = next(self._numbers)
@@ -72,7 +72,7 @@ class Link:
             del self._asked[number]
 
     def tell(self, what: str, **given: Any) -> None:
-        """Say something that has no answer; nobody hears it where the other side is gone."""
+        """Send a message that needs no answer; it is lost if the other side is gone."""
         with contextlib.suppress(LinkClosed):
             self._send({"question": what, "given": given})
 

@@ -1,8 +1,8 @@
-"""A child: one process of a server that has several, and what it and its parent ask of each other.
+"""A child: one process of a server that has several, and its messages to and from the parent.
 
-A change of models goes through the parent, which lets all children do it up to the point where nothing can fail any
-more, and then says whether they do it. Children obey their parent alone: a terminal or a service manager signals all
-processes, and what the parent is told it tells them once.
+A change of models is a two-phase commit by the parent: all children prepare it up to the point where nothing can fail
+any more, then the parent decides whether they carry it out. Children obey their parent alone: a terminal or a service
+manager signals all processes, and the parent passes each signal on once.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class _Act:
             raise NotAgreed("another process refused")
 
     async def prepared(self) -> None:
-        """Wait until it waits for the decision, or is over."""
+        """Wait until the change waits for the decision, or is over."""
         reached = asyncio.create_task(self.reached.wait())
         await asyncio.wait({reached, self.done}, return_when=asyncio.FIRST_COMPLETED)
         reached.cancel()
 
     async def result(self) -> Loaded:
-        """What it has brought; raises what it failed with."""
+        """Return the result of the change; raises its error."""
         try:
             return await asyncio.shield(self.done)
         except asyncio.CancelledError:
@@ -70,8 +70,8 @@ class Member:
 
     Args:
         end: of the link to the parent
-        sealing_keys: what states are sealed with where the settings name no keys
-        names: of models, as the others have them in order
+        sealing_keys: keys for sealing states if the settings name none
+        names: names of models in the order of the other processes
         chosen: what the others have chosen from the folder of models
     """
 
@@ -93,12 +93,12 @@ class Member:
         self._server: Server | None = None
         self._answers: dict[str, Answer] = {}
         self._acts: dict[int, _Act] = {}
-        """Those that are not decided, by the parent's number."""
+        """Changes that are not decided yet, by the parent's number."""
         self._given_up: set[_Act] = set()
-        """Those that were decided against and go on, as their disk does not answer."""
+        """Changes that were decided against, but still run because a disk does not answer."""
         self._tokens = itertools.count()
         self._own: dict[int, _Act | None] = {}
-        """Those that callers of this process wait for."""
+        """Changes that callers of this process wait for."""
         self._stop: Callable[[], object] = lambda: None
         self._reload: Callable[[], object] = lambda: None
         self._stage = self._wanted = 0
@@ -121,7 +121,7 @@ class Member:
         said: list[str] = []
         with contextlib.suppress(LinkClosed):
             said = await (await self._parent()).ask("ask all", about=question)
-        # Where nobody answers in time, or the parent is gone, there is still what this process knows.
+        # If nobody answers in time, or the parent is gone, answer with what this process knows.
         return [base64.b64decode(one) for one in said] or [await self._answers[question]()]
 
     async def change(self, change: Change, on: str) -> Loaded:
@@ -129,7 +129,7 @@ class Member:
         assert self._models is not None  # it has joined before calls are taken
         if self._wanted:
             raise Draining
-        # The parent has one change at a time, and whoever asks again is told before it waits for the first to end.
+        # The parent makes one change at a time; a second request for the same is refused here without waiting.
         if self._models.changing(on) or any(act.on == on for act in self._acts.values()):
             raise ModelBusy(on)
         token = next(self._tokens)
@@ -204,7 +204,7 @@ class Member:
         return None
 
     async def _serves(self) -> dict[str, Any] | None:
-        """What another process has to know to serve the same; None of one that stops, and changes no more."""
+        """Describe the models for another process; None if this one is stopping and takes part in no more changes."""
         assert self._server is not None  # it is asked once it is ready
         if self._wanted:
             return None
@@ -224,7 +224,7 @@ class Member:
             await self._outcome(act)
 
     async def _do(self, models: ModelChanges, change: Change, on: str, act: _Act) -> Loaded:
-        # There is one load at a time: behind one that hangs, others would all be given up after as long a wait.
+        # There is one load at a time: behind one that hangs, every other would time out too.
         late = next((one.on for one in self._given_up if one.on == on or models.loads), None)
         if late is not None and change is not Change.UNLOAD:
             raise ModelUnusable(
@@ -243,7 +243,7 @@ class Member:
             await self._outcome(act)
 
     async def _outcome(self, act: _Act) -> None:
-        """Wait for the end of a change; that this process stops keeps no other from it."""
+        """Wait for the end of a change; the stop of this process does not prevent the change in others."""
         try:
             await act.result()
         except Draining:

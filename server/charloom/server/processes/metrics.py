@@ -1,6 +1,6 @@
-"""The metrics of a server of several processes: what they tell, added up.
+"""The metrics of a server of several processes: the sums over all processes.
 
-What only rises must not fall when a process ends: what it told last still counts.
+Counters must not fall when a process ends, so its last values still count.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ RISING = {"counter", "histogram"}
 
 
 class Told(NamedTuple):
-    """What the processes say."""
+    """The metrics that the processes reported."""
 
     texts: Mapping[int, str]
     """The metrics of those that answered, by process id."""
     alive: set[int]
-    """Those that have not ended."""
+    """Ids of processes that have not ended."""
     replaced: int
-    """How many have."""
+    """Number of processes that ended and were replaced."""
     hung: int
     """How many of these were killed because they did not answer."""
 
@@ -59,9 +59,9 @@ class SummedMetrics(Collector):
         self._ask = ask
         self._lock = threading.Lock()
         self._last: dict[int, list[Metric]] = {}
-        """What each process told last."""
+        """The last metrics of each process."""
         self._ended: defaultdict[str, Values] = defaultdict(_nothing)
-        """By family, what those that ended have added to what rises."""
+        """By family, the counts of processes that have ended."""
 
     def describe(self) -> Iterable[Metric]:
         """Nothing, so that no process is asked before there are any."""

@@ -1,7 +1,7 @@
 """The parent of a server's processes: starts them, replaces those that end, and lets them act as one.
 
-It has no engine, and takes no calls: it imports neither a runtime of decoders nor gRPC. What a child asks of all, such
-as a change of models, it asks each child.
+It has no engine, and takes no calls: it imports neither a decoder runtime nor gRPC. A child's question to all, such as
+a change of models, it passes on to each child.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 KEY_BYTES = 32
 LOAD_SECONDS = 600.0
-"""How long a child may take to read, open and try a model, until a change is given up in all."""
+"""Seconds that a child may take to read, open and try a model before the change is given up in all children."""
 TELL_SECONDS = 5.0
-"""How long a child may take to say what it does; one that is too slow is left out."""
+"""Seconds that a child may take to answer a question; a slower one is left out."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before a child that ended soon after its start, or could not start, is replaced: doubled each time."""
 SETTLED_SECONDS = 60.0
@@ -50,8 +50,8 @@ class Parent:
 
     Args:
         settings: of the server
-        bundles: to serve, besides those of the folder of models; none of both: the bundled model
-        command: that starts a child; the number of its end of the link is added
+        bundles: bundles to serve, besides those of the folder of models; if there are none, the bundled model
+        command: command that starts a child; the file descriptor of its end of the link is appended
     """
 
     def __init__(self, settings: ServerSettings, bundles: Sequence[Path], command: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class Parent:
         self._changing = asyncio.Lock()
         """Held while models change, one change at a time, and until all children have taken calls once."""
         self._settled = asyncio.Event()
-        """Not set while children do what was decided, so that nobody knows what they serve."""
+        """Cleared while children carry out a decision, because it is not known then which models they serve."""
         self._settled.set()
         self._stopping = asyncio.Event()
         self._listener: MetricsListener | None = None
@@ -117,7 +117,7 @@ class Parent:
             for port in self._ports:
                 port.close()
             ignore_all()
-        # One that took no calls yet has nothing to lose, and may have ended by the signal that we sent it.
+        # A child that took no calls yet has nothing to lose, and may have ended by the signal that we sent it.
         if lost := [child for child in self._children.values() if child.told and child.status]:
             raise ChildFailed(f"{len(lost)} of its processes did not end in order; the log says why")
         log.info("all processes have stopped")
@@ -144,7 +144,7 @@ class Parent:
         await self._listener.start()
 
     async def _unless_stopped(self, starting: Sequence[Coroutine[Any, Any, None]]) -> bool:
-        """Wait until all children take calls; whether that is before the server is asked to stop."""
+        """Wait until all children take calls; returns False if the server is asked to stop before that."""
         stopped = asyncio.create_task(self._stopping.wait())
         started = asyncio.create_task(together(starting))
         try:
@@ -161,7 +161,7 @@ class Parent:
     async def _start(self, number: int) -> None:
         child = self._children[number] = await Child.spawned(number, self._command, self._answer)
         try:
-            # Not before: a change or a reload that comes after it was asked finds the child here.
+            # Not earlier: a change or reload after this question must find the child in `_children`.
             serving = await self._models()
             child.link.tell(
                 "start",
@@ -202,7 +202,7 @@ class Parent:
                 await asyncio.sleep(pause)
                 try:
                     await self._start(number)
-                except Exception as problem:  # whatever it was, the server goes on to want this process
+                except Exception as problem:  # whatever it was, the server still needs this process
                     began = time.monotonic()
                     self._children.pop(number, None)
                     # The system may have no process, or no file, to give.
@@ -212,11 +212,11 @@ class Parent:
                     break
 
     async def _models(self) -> dict[str, Any] | None:
-        """What a child that starts is to serve: what the others do; where there are none, what they did, with the files
-        that are there now.
+        """The models that a starting child is to serve: those of the other children; if there are none, those that they
+        served last, with the files as they are now.
 
         Raises:
-            ChildFailed: others serve, and none says what.
+            ChildFailed: other children serve, but none answers.
         """
         await self._settled.wait()
         unknown: Refused | None = None
@@ -228,14 +228,14 @@ class Parent:
             except Refused as problem:
                 unknown = problem
                 continue
-            if serving is not None:  # it does not stop, so that it takes part in changes
+            if serving is not None:  # a child that is not stopping, and so takes part in changes
                 self._serving = serving
                 return self._serving
         if unknown is not None:
             raise ChildFailed(f"the others do not say what they serve: {unknown}")
         return self._serving and {**self._serving, "digests": {}}
 
-    # Told to all.
+    # Messages to all children.
 
     @property
     def _grace(self) -> float:
@@ -249,13 +249,13 @@ class Parent:
         for child in self._children.values():
             child.link.tell("end now")
 
-    # Asked by one.
+    # Questions of one child.
 
     async def _answer(self, child: Child, question: str, given: dict[str, Any]) -> Any:
         if question == "ask all":
             return list((await self._ask_all(given["about"])).values())
         if question == "change":
-            # The others are told what is decided, even where the child that asks ends meanwhile.
+            # A task of its own: the others must learn the decision, even if the asking child ends meanwhile.
             change = asyncio.create_task(self._change(child, given["change"], given["on"], given["token"]))
             self._changes.add(change)
             change.add_done_callback(self._changes.discard)
@@ -263,7 +263,7 @@ class Parent:
         raise Refused(f"{question!r} is no question")
 
     async def _ask_all(self, question: str) -> dict[int, str]:
-        """What each child that takes calls says, in base64, by process id; one that does not answer is left out."""
+        """Ask each child that takes calls; returns base64 answers by process id, without those that failed."""
 
         async def asked(child: Child) -> tuple[int, str] | None:
             try:
@@ -293,7 +293,7 @@ class Parent:
             # Children start meanwhile; those that have come to take calls take part.
             while (new := [child for child in self.ready if child not in refused]) and not any(refused.values()):
                 await asyncio.gather(*map(prepare, new))
-            if not refused:  # whoever asked has ended, and those that start can take no part
+            if not refused:  # the asking child has ended, and starting ones cannot take part
                 return "no process of this server takes calls now; try again"
             go = not any(refused.values())
             if go:
@@ -301,7 +301,7 @@ class Parent:
                     child.give_up(Overtaken("models have changed meanwhile"))
 
             async def decide(child: Child) -> None:
-                # Where nothing changes, one whose disk does not answer has nothing to say to that.
+                # If the change is given up, a child whose disk does not answer is not waited for.
                 problem = await _refusal(child, "decide", None if go else TELL_SECONDS, number=number, go=go)
                 if go and problem:  # the others have changed: it is replaced by one that serves what they do
                     log.error("process %d could not follow the others: %s", child.number, problem)
@@ -319,7 +319,7 @@ class Parent:
 
 
 async def _refusal(child: Child, question: str, seconds: float | None, **given: Any) -> str | None:
-    """Why a child does not do it within `seconds`; None where it does, or is gone and will be replaced."""
+    """Ask a child; returns why it refuses or does not answer within `seconds`, None if it does it or is gone."""
     try:
         await asyncio.wait_for(child.link.ask(question, **given), seconds)
     except Refused as problem:

@@ -28,7 +28,7 @@ def held(host: str, port: int, flag: str) -> socket.socket:
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
-            # Not before: it would let two servers that are started on one port share its connections.
+            # After the bind: set earlier, it would let two servers on the same port share its connections.
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         except BaseException:
             found.close()

@@ -1,1 +1,1 @@
-"""What the server tells of its calls: request ids, a log of calls, metrics."""
+"""Observability: request ids, a log of calls, metrics, traces."""

@@ -1,6 +1,6 @@
 """A line of the log for each call that has ended: its sizes, its times and how it ended.
 
-What users wrote and were told is in it only where the record has that.
+Texts of users and answers are in it only if the record has them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def log_call(call: CallRecord) -> None:
 
 
 def call_fields(call: CallRecord) -> dict[str, Any]:
-    """What the log says of a call, by name; times in seconds."""
+    """The log fields of a call by name; times in seconds."""
     fields: dict[str, Any] = {
         "request_id": call.request_id,
         "method": call.method,

@@ -15,8 +15,8 @@ REQUEST_ID_KEY = "charloom-request-id"
 PROXY_REQUEST_ID_KEY = "x-request-id"
 """Metadata in which proxies name a call; it is taken where the client names none."""
 EARLY, EARLY_PART = 0.02, 0.01
-"""How long before its deadline a call may be cancelled that counts as one whose deadline has passed: so many seconds,
-and this part of the time that it took."""
+"""A call that is cancelled this shortly before its deadline counts as one whose deadline passed: seconds, plus this
+share of the call's duration."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -48,8 +48,8 @@ class Calls:
 
         Args:
             method: as "service/method"
-            request_ids: what the call says of its id; one that is well-formed is kept, else it gets one
-            carried: what it says of the trace that it belongs to
+            request_ids: ids that the call's metadata gives; a well-formed one is kept, otherwise a new one is made
+            carried: trace headers of the call
         """
         call = CallRecord(method, request_id_of(request_ids))
         if self._timelines:
@@ -72,10 +72,10 @@ class Calls:
 
 
 def tell_deadline(call: CallRecord, remaining: float | None) -> None:
-    """Say of a call that has been cancelled, if that is so, that its deadline passed.
+    """Mark a cancelled call as one whose deadline passed, if it was cancelled at about its deadline.
 
-    Its client's clock ends it, and may be that much ahead of ours: gRPC sends deadlines with two to three digits, and
-    what it cancels arrives within moments.
+    The client's clock ends the call, and may be ahead of ours by that much: gRPC sends deadlines with two to three
+    digits, and a cancellation arrives within moments.
 
     Args:
         call: that is about to end

@@ -49,11 +49,11 @@ class EngineMetrics:
             self._counting.cancel()
 
     async def _count_sessions(self) -> None:
-        """Ask the store now and then: a scrape is not to wait for it, nor are many to ask it often."""
+        """Ask the store now and then, so that scrapes neither wait for it nor burden it."""
         count: int | None = None
         try:
             count = await self._engine.sessions.count()
-        except EngineError:  # that the store does not answer is told as such
+        except EngineError:  # a metric of its own reports that the store does not answer
             pass
         finally:
             self._collector.sessions = count

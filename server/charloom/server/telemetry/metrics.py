@@ -1,6 +1,6 @@
 """The totals of an engine as metrics of Prometheus, made when they are asked for.
 
-Nothing is counted here: what happens is counted as plain numbers where it happens, and costs no more than that.
+Nothing is counted here: events are counted as plain numbers where they happen, which is cheap.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class EngineCollector(Collector):
 
 
 def _sums(models: Iterable[Model], of: Callable[[Loom], float]) -> dict[str, float]:
-    """Of the versions of each name."""
+    """By model name, the sum over its versions."""
     sums: dict[str, float] = {}
     for model in models:
         sums[model.name] = sums.get(model.name, 0.0) + of(model.loom)

@@ -1,4 +1,4 @@
-"""Metrics over HTTP, on a port and in threads of their own: neither a scrape nor who never reads one delays a call."""
+"""Metrics over HTTP, on a port and in threads of their own: no scrape delays a call, not even one that nobody reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 MOST_SCRAPES = 8
 """At a time; the connection of a further one is closed."""
 SCRAPE_SECONDS = 10.0
-"""How long a client may take to ask, and to read the answer, in all; who takes longer loses the connection."""
+"""Seconds that a client may take in all to ask and to read the answer, before its connection is closed."""
 
 
 class MetricsListener:
@@ -80,7 +80,7 @@ class _Server(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._free = threading.BoundedSemaphore(MOST_SCRAPES)
         self._ends: dict[Any, float] = {}
-        """When the connections that there are have to have ended."""
+        """The time at which each open connection is closed."""
         super().__init__((host, port), handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -101,7 +101,7 @@ class _Server(ThreadingHTTPServer):
             self._gone(request)
 
     def service_actions(self) -> None:
-        """Twice a second, end what takes too long: the timeout of a socket begins anew with each byte."""
+        """Twice a second, end connections that take too long: a socket's own timeout restarts with each byte."""
         now = time.monotonic()
         for request, end in self._ends.copy().items():
             if now > end:
@@ -113,5 +113,5 @@ class _Server(ThreadingHTTPServer):
         self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A scraper that goes away, or is too slow, is no matter of ours."""
+        """Ignore scrapers that go away or are too slow."""
         log.debug("a scrape was not answered", exc_info=True)

@@ -1,6 +1,6 @@
 """Where the traces of a server process go: the SDK of OpenTelemetry, as its environment variables want it.
 
-What cannot be exported is dropped, in a thread of the SDK's: calls know nothing of it.
+Spans that cannot be exported are dropped, in a thread of the SDK, without an effect on calls.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TraceExport:
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
-        # It says at each try what `_Told` says once.
+        # It logs at each try what `_Told` logs once.
         logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
         self.name = type(exporter).__qualname__
         self._exporter = exporter
@@ -79,7 +79,7 @@ def open_exporter() -> SpanExporter:
 
 
 class _Told(SpanExporter):
-    """Another exporter, with a line in the log when it begins to fail, and one when it works again."""
+    """Wraps an exporter: logs when it begins to fail, and when it works again."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter

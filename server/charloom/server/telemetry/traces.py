@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry: one for each call, and in it those of what was done for it; made when the call has ended.
+"""Spans of OpenTelemetry: one per call, with child spans for the work done for it; made when the call has ended.
 
 Knows the API of OpenTelemetry, and nothing of where spans go: that is up to the provider that the process has set.
 """
@@ -19,7 +19,7 @@ FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL",
 
 
 class Traces:
-    """Makes spans of calls. They belong to the traces that the calls say, by the propagators of the process."""
+    """Makes spans of calls, in the traces that the calls' headers name, by the propagators of the process."""
 
     def __init__(self) -> None:
         self._tracer = trace.get_tracer("charloom.server")
@@ -53,7 +53,7 @@ class Traces:
 
 
 def _attributes(call: CallRecord, timeline: Timeline) -> dict[str, AttributeValue]:
-    """By the semantic conventions, and what they have no name for as `charloom...`."""
+    """Attributes by the semantic conventions; those without a conventional name are `charloom...`."""
     told: dict[str, AttributeValue]
     verb, _, path = call.method.partition(" ")
     if path:

@@ -1,4 +1,4 @@
-"""Opens what makes traces and what exports them, which is imported only here, and only where it is asked for."""
+"""Opens tracing and its export. OpenTelemetry is imported only here, and only if the settings ask for it."""
 
 from __future__ import annotations
 
