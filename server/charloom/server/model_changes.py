@@ -356,7 +356,7 @@ class ModelChanges:
     def _ended(self, task: asyncio.Task[Any], what: str) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (problem := task.exception()) is not None:
-            # These concern only the caller, and are not logged.
+            # These concern only the caller, and are no error of the server.
             refused = isinstance(problem, (ModelNotFound, ModelBusy, LastModel, Draining))
             log.log(logging.INFO if refused else logging.ERROR, "%s was not done: %s", what, problem)
 
