@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 STRETCH = 4
 """Length in tokens of the stretch that counts. Chosen on logs without labels and on the first half of BGL
-(docs/watching-measured.md), where the sum and the mean of a line were worse: the sum grows with its length, and the
-mean hides one strange word in a long line."""
+(docs/decisions/0041-the-score-of-a-line.md), where the sum and the mean of a line were worse: the sum grows with its
+length, and the mean hides one strange word in a long line."""
 UNKNOWN_NATS = math.log(0x110000)
 """The nats of a character that the model lacks: as if all code points were equally probable."""
 
