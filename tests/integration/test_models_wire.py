@@ -238,11 +238,11 @@ def test_a_stream_without_session_that_breaks_off_goes_on_with_its_model_or_not_
     folder: Folder, started: Callable[..., tuple[Server, Client]], grace: int
 ) -> None:
     server, operator = started(model_grace_seconds=grace)
-    expected = operator.complete("The ", seed=3, max_tokens=20_000).text
+    expected = operator.complete("The ", seed=3, max_tokens=6_000).text
     proxy = Proxy(server.address)
     try:
         with Client(proxy.target) as client:
-            stream = client.generate("The ", seed=3, max_tokens=20_000)
+            stream = client.generate("The ", seed=3, max_tokens=6_000)
             text = next(stream)
             folder.beside("2")
             operator.load_model("small/.2")

@@ -69,7 +69,7 @@ def test_tied_weights_are_one_parameter_counted_once_and_trained_together() -> N
 
 
 def test_tied_weights_of_unequal_sizes_are_refused_with_both_sizes() -> None:
-    with pytest.raises(ValidationError, match=r"--embedding-size \(8\) equal to --hidden-size \(16\)"):
+    with pytest.raises(ValidationError, match=r"embedding_size \(8\) equal to hidden_size \(16\)"):
         model_of(tie_weights=True)
 
 

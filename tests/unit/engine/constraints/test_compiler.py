@@ -215,7 +215,7 @@ def answering(answer: bytes) -> Callable[..., Any]:
 
 
 async def test_a_process_gets_no_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHARLOOM_REDIS_PASSWORD", "secret")
+    monkeypatch.setenv("STORE_PASSWORD", "secret")
     started: list[tuple[tuple[Any, ...], dict[str, str]]] = []
     start = asyncio.create_subprocess_exec
 
