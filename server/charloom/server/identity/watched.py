@@ -57,8 +57,10 @@ class Watched(Generic[T]):
             self._signature = signature
             try:
                 self._value = self._read()
-            except Exception as problem:  # whatever it is, it is no reason to stop serving
-                log.error("the %s that changed cannot be used, and those before stay in use: %s", self._what, problem)
+            except Exception as problem:  # even an unexpected error is no reason to stop serving
+                unexpected = not isinstance(problem, (ValueError, OSError))
+                said = "the %s that changed cannot be used, and those before stay in use: %s"
+                log.error(said, self._what, problem, exc_info=unexpected)
             else:
                 log.info("the %s have changed and are in use: %s", self._what, ", ".join(map(str, self._paths)))
 
